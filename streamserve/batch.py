@@ -1,0 +1,297 @@
+"""The data that flows through a worker, one batch of columns at a time.
+
+    poll -> RecordBatch -> decode -> EventBatch -> enrich -> FeatureBatch -> infer -> PredictionBatch
+         -> encode -> OutboundBatch -> transaction
+
+Every type is a frozen set of columns of equal length. Columns that Kafka's client hands over and takes back one by
+one (keys, values, offsets) are Python lists; columns that are computed on are numpy arrays. A row that cannot go on
+leaves sideways as a `Reject`, a value and not an exception; whoever finds rejects returns them beside the rows that
+survive, and the origin row keeps its place: `EventBatch.row[i]` is the row of `origin` that event `i` came from.
+
+This module knows neither Kafka nor configuration nor threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Tensor = npt.NDArray[np.generic]
+"""Any numpy array; tensors are C-contiguous with the batch as first axis."""
+Tensors = dict[str, Tensor]
+Header = tuple[str, bytes | None]
+Headers = list[Header]
+
+Stage = Literal["poll", "decode", "enrich", "infer", "encode"]
+Reason = Literal[
+    "decode",
+    "schema",
+    "missing_feature",
+    "out_of_range",
+    "non_finite",
+    "transform",
+    "infer",
+    "encode",
+    "too_large",
+    "too_late",
+]
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+Positions = Mapping[TopicPartition, int]
+"""Next offset to read per partition: always the last one done, plus one."""
+
+Epochs = Mapping[TopicPartition, int]
+"""Assignment epoch per partition. Never changed in place: a new mapping replaces it when a partition leaves or the
+worker rewinds, so that identity (`is`) answers most questions about being current."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that cannot become a prediction: it goes to the dead-letter topic.
+
+    Attributes:
+        row: row of the `RecordBatch` it came from.
+        stage: where it was found.
+        reason: one of the fixed reasons, a metric label.
+        detail: what a producer needs to mend the event; at most 1 KiB reaches the dead letter.
+        feature: the feature at fault, if one is.
+    """
+
+    row: int
+    stage: Stage
+    reason: Reason
+    detail: str
+    feature: str = ""
+
+
+def no_headers() -> list[Headers | None]:
+    """Header column of a batch none of whose records has headers (an empty list stands for that)."""
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordBatch:
+    """Records as polled, in order per partition.
+
+    Attributes:
+        topic, partition, offset, timestamp_ms, key, value: columns of length n; `timestamp_ms` is -1 where the
+            broker has none.
+        headers: makes the header column when somebody asks for it: length n, or empty when no record has headers.
+        epochs: the assignment epochs at poll time (shared, immutable).
+        polled_s: monotonic seconds at which the oldest record was polled.
+    """
+
+    topic: list[str]
+    partition: list[int]
+    offset: list[int]
+    timestamp_ms: list[int]
+    key: list[bytes | None]
+    value: list[bytes | None]
+    headers: Callable[[], list[Headers | None]] = no_headers
+    epochs: Epochs = field(default_factory=dict)
+    polled_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def next_positions(self) -> dict[TopicPartition, int]:
+        """The position after this batch, per partition: last offset plus one."""
+        last = dict(zip(zip(self.topic, self.partition, strict=True), self.offset, strict=True))
+        return {TopicPartition(topic, partition): offset + 1 for (topic, partition), offset in last.items()}
+
+    @staticmethod
+    def concat(chunks: Sequence[RecordBatch]) -> RecordBatch:
+        """One batch of all chunks, in order. All chunks must share one epochs mapping (the batcher sees to it)."""
+        if len(chunks) == 1:
+            return chunks[0]
+        first = chunks[0]
+
+        def headers() -> list[Headers | None]:
+            columns = [chunk.headers() for chunk in chunks]
+            if not any(columns):
+                return []
+            return [h for chunk, column in zip(chunks, columns, strict=True) for h in column or [None] * len(chunk)]
+
+        return replace(
+            first,
+            topic=[x for chunk in chunks for x in chunk.topic],
+            partition=[x for chunk in chunks for x in chunk.partition],
+            offset=[x for chunk in chunks for x in chunk.offset],
+            timestamp_ms=[x for chunk in chunks for x in chunk.timestamp_ms],
+            key=[x for chunk in chunks for x in chunk.key],
+            value=[x for chunk in chunks for x in chunk.value],
+            headers=headers,
+        )
+
+    def rows(self, start: int, stop: int) -> RecordBatch:
+        """The contiguous rows from `start` up to `stop`, as a batch of its own."""
+
+        def headers() -> list[Headers | None]:
+            return self.headers()[start:stop]
+
+        part = slice(start, stop)
+        return replace(
+            self,
+            topic=self.topic[part],
+            partition=self.partition[part],
+            offset=self.offset[part],
+            timestamp_ms=self.timestamp_ms[part],
+            key=self.key[part],
+            value=self.value[part],
+            headers=headers,
+        )
+
+
+Column = Tensor | list[str | None]
+"""One field of all events: a numpy array (NaN = missing in float columns), or strings with None = missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBatch:
+    """Decoded events, m of the origin's n records.
+
+    Attributes:
+        origin: the records.
+        row: int per event, its row in `origin`, ascending.
+        id: event id per event (default `topic-partition-offset`).
+        entity: entity key per event, or None where there is none.
+        event_time_ms: epoch milliseconds per event.
+        fields: name -> column of length m. Numeric columns are float64 or int64 arrays in which NaN stands for
+            missing, string columns are lists in which None does. A vector field is float32[m, size].
+    """
+
+    origin: RecordBatch
+    row: list[int]
+    id: list[str]
+    entity: list[bytes | None]
+    event_time_ms: list[int]
+    fields: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, keep: Sequence[int]) -> EventBatch:
+        """The events at the positions `keep` (ascending), columns and all."""
+        index = np.asarray(keep, dtype=np.intp)
+        return EventBatch(
+            origin=self.origin,
+            row=[self.row[i] for i in keep],
+            id=[self.id[i] for i in keep],
+            entity=[self.entity[i] for i in keep],
+            event_time_ms=[self.event_time_ms[i] for i in keep],
+            fields={
+                name: [column[i] for i in keep] if isinstance(column, list) else column[index]
+                for name, column in self.fields.items()
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureBatch:
+    """Events as the model wants them: `inputs[name]` is array[m, ...], C-contiguous, in the model's dtype."""
+
+    events: EventBatch
+    inputs: Tensors
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def take(self, keep: Sequence[int]) -> FeatureBatch:
+        """The rows at the positions `keep` (ascending)."""
+        index = np.asarray(keep, dtype=np.intp)
+        return FeatureBatch(
+            events=self.events.take(keep), inputs={name: tensor[index] for name, tensor in self.inputs.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """Who made a prediction."""
+
+    name: str
+    version: str
+    sha256: str = ""
+    role: Literal["stable", "canary", "shadow"] = "stable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionBatch:
+    """The model's outputs for m events: `outputs[name]` is array[m, ...]."""
+
+    events: EventBatch
+    outputs: Tensors
+    model: ModelIdentity
+    infer_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundBatch:
+    """Records to be produced to one topic.
+
+    Attributes:
+        row: row of the origin `RecordBatch` per record, so that rows of a lost partition can be left out.
+        partition: partition number per record (the input's number, modulo the output's partition count at the sink).
+        headers: per record, or empty when none has any.
+        timestamp_ms: per record, or empty for the time of producing.
+    """
+
+    topic: str
+    row: list[int]
+    partition: list[int]
+    key: list[bytes | None]
+    value: list[bytes | None]
+    headers: list[Headers | None] = field(default_factory=list)
+    timestamp_ms: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def take(self, keep: Sequence[int]) -> OutboundBatch:
+        """The records at the positions `keep`."""
+        return OutboundBatch(
+            topic=self.topic,
+            row=[self.row[i] for i in keep],
+            partition=[self.partition[i] for i in keep],
+            key=[self.key[i] for i in keep],
+            value=[self.value[i] for i in keep],
+            headers=[self.headers[i] for i in keep] if self.headers else [],
+            timestamp_ms=[self.timestamp_ms[i] for i in keep] if self.timestamp_ms else [],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheBatch:
+    """Predictions for the cache, newest per key wins.
+
+    Attributes:
+        row: row of the origin `RecordBatch` per entry.
+        key: entity key per entry.
+        version: text that orders the writes of one key (delivery: partition count, then offset, zero-padded).
+        document: the prediction's JSON.
+    """
+
+    row: list[int]
+    key: list[bytes]
+    version: list[bytes]
+    document: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.key)

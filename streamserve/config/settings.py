@@ -1,0 +1,212 @@
+"""The shape of `streamserve.yaml`: every key, its type, bounds, default and meaning, once.
+
+The JSON Schema, the configuration reference and the linter are made from these models. They hold plain values: no
+file is read and no client is made here (`loading` reads files, `lint` checks what a single model cannot see).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=128)]
+TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]+$", min_length=1, max_length=249)]
+Dtype = Literal["float32", "float64", "int32", "int64", "bool", "string"]
+Scalar = float | int | bool | str
+
+
+class Settings(BaseModel):
+    """Base: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class InputSettings(Settings):
+    """What is read."""
+
+    topics: list[TopicName] = Field(min_length=1)
+    """Topics with the events."""
+    format: Literal["json", "msgpack", "raw"] = "json"
+    """How a record's value is encoded; `raw` is the packed little-endian tensor of the features."""
+    id: str | None = None
+    """Field with the event id; default `topic-partition-offset`."""
+    key: str | None = None
+    """Field with the entity key; default the record's key."""
+    event_time: str | None = None
+    """Field with epoch milliseconds; default the record's timestamp."""
+    start: str = "beginning"
+    """Where partitions without a committed offset start: `beginning`, `end`, or a time (ISO 8601 or epoch ms)."""
+    max_record_bytes: int = Field(default=1_048_576, ge=1, le=1 << 30)
+    """A larger value is rejected as `too_large`."""
+
+
+class FeatureSettings(Settings):
+    """One feature: a field of the event and what it may hold."""
+
+    name: str = Field(min_length=1)
+    """Field of the event."""
+    dtype: Dtype = "float32"
+    """Type in the model; a field of another type is rejected as `schema`."""
+    min: float | None = None
+    """Smaller values are rejected as `out_of_range`."""
+    max: float | None = None
+    """Larger values are rejected as `out_of_range`."""
+    default: Scalar | None = None
+    """Stands in for a missing value; without one, missing is rejected as `missing_feature`."""
+    categories: list[str] | None = None
+    """The values a string may take. A model input of a number type gets the position in this list."""
+    unknown: Literal["reject", "other"] = "reject"
+    """A value outside `categories`: rejected as `schema`, or passed as `other` (position: their count)."""
+    input: str | None = None
+    """The model input it fills; default the model's only input, or the one of its name."""
+
+
+class VectorSettings(Settings):
+    """All features in one array field of the event."""
+
+    field: str
+    """Field of the event that holds the numbers."""
+    size: int = Field(ge=1, le=1 << 20)
+    """How many numbers it holds."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type in the model."""
+    min: float | None = None
+    """Smaller values are rejected as `out_of_range`."""
+    max: float | None = None
+    """Larger values are rejected as `out_of_range`."""
+    input: str | None = None
+    """The model input it fills; default the model's only input."""
+
+
+class ModelSettings(Settings):
+    """Which model."""
+
+    name: Name
+    """Name in the repository."""
+    repository: str = "models"
+    """Folder of the repository, relative to the configuration file."""
+    version: str | int = "latest"
+    """`latest`, a number, or an alias such as `stable`."""
+
+
+class EngineSettings(Settings):
+    """How the model runs."""
+
+    runtime: Literal["auto", "onnx"] = "auto"
+    """The runtime; `auto` goes by the model's files."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; `auto` takes a GPU when the runtime offers one."""
+    max_batch_size: int = Field(default=512, ge=1, le=65536)
+    """Most events in one inference."""
+    max_batch_bytes: int = Field(default=16_777_216, ge=1024)
+    """Most bytes of record values in one batch."""
+    max_delay_ms: float = Field(default=0, ge=0, le=60_000)
+    """How long the first event of a batch may wait for a fuller batch; 0 lets it leave as soon as the engine is free."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads of the runtime for one inference."""
+    allow_cpu_fallback: bool = False
+    """Run on the CPU when the device asked for is not there, instead of failing at start."""
+
+
+class ThresholdSettings(Settings):
+    """A yes-or-no output made from a number."""
+
+    at: float
+    """True when the output is at least this."""
+    name: str | None = Field(default=None, alias="as")
+    """Name of the boolean output; default `<output>_decision`."""
+
+
+class OutputSettings(Settings):
+    """What is written for every event."""
+
+    topic: TopicName
+    """Topic of the predictions."""
+    format: Literal["json"] = "json"
+    """How a prediction is encoded."""
+    outputs: dict[str, str] | None = None
+    """Name in the prediction -> output of the model; default all outputs under their own names."""
+    threshold: dict[str, float | ThresholdSettings] = Field(default_factory=dict)
+    """Name in the prediction -> threshold at which its boolean turns true."""
+
+
+class DeadLetterSettings(Settings):
+    """Where bad records go, and when there are too many of them."""
+
+    topic: TopicName
+    """Topic of the dead letters."""
+    max_ratio: float = Field(default=0.5, gt=0, le=1)
+    """A larger share of rejects stops the worker: a bad deployment must not drain a topic into this one."""
+    ratio_window: int = Field(default=1000, ge=1)
+    """Records over which the share is taken."""
+
+
+class DeliverySettings(Settings):
+    """What is promised, and how often it is committed."""
+
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """`exactly_once`: outputs and offsets in one Kafka transaction."""
+    commit_interval_ms: float = Field(default=100, ge=1, le=60_000)
+    """Longest time between two commits while there is work."""
+    commit_min_interval_ms: float = Field(default=5, ge=0, le=60_000)
+    """Shortest time between two commits."""
+    producers: int = Field(default=3, ge=1, le=8)
+    """Transactional producers in rotation."""
+    drain_timeout_s: float = Field(default=25, gt=0, le=3600)
+    """How long a stop may take to finish what is in flight."""
+    stall_s: float = Field(default=60, gt=0)
+    """No progress for so long, with lag and reachable brokers, fails liveness."""
+
+
+class CacheSettings(Settings):
+    """The prediction cache in Redis (or Valkey)."""
+
+    url: str = "redis://localhost:6379/0"
+    """Where it is; `rediss://` for TLS, `redis+cluster://` for a cluster."""
+    username: str | None = None
+    """User of the access control list."""
+    password_file: str | None = None
+    """File with the password."""
+    ttl_s: int = Field(default=86_400, ge=1)
+    """Entries vanish so long after their last write."""
+    order: Literal["offset", "event_time"] = "offset"
+    """What makes a prediction newer than another of its key."""
+    timeout_ms: float = Field(default=100, gt=0, le=60_000)
+    """Socket timeout."""
+    queue_size: int = Field(default=100_000, ge=1)
+    """Most entries that wait for a cache that is away; newer ones of a key replace older ones."""
+
+
+class HttpSettings(Settings):
+    """Health, metadata and metrics."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port of slot 0; slot i takes the i-th after it. 0 takes any free one."""
+
+
+class PipelineSettings(Settings):
+    """The whole of `streamserve.yaml`."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    pipeline: Name
+    """Names the consumer group, transactional ids, cache keys and the metric label."""
+    kafka: dict[str, str | int | float | bool]
+    """librdkafka properties, verbatim, against an allow-list."""
+    input: InputSettings
+    features: list[FeatureSettings] | VectorSettings
+    model: ModelSettings
+    engine: EngineSettings = EngineSettings()
+    output: OutputSettings
+    dead_letter: DeadLetterSettings
+    delivery: DeliverySettings = DeliverySettings()
+    cache: CacheSettings | None = None
+    """Absent: no cache."""
+    http: HttpSettings = HttpSettings()
+    workers: int = Field(default=1, ge=1, le=256)
+    """Worker processes on this machine."""
+    state_dir: str | None = None
+    """Folder for crash journals; default a folder of this pipeline under the system's temporary one."""

@@ -1,0 +1,252 @@
+"""The seams of a worker: Protocols whose docstrings are the contract.
+
+Each port has an adapter for the real thing and an in-memory twin in `streamserve.testing`; one suite per port in
+`tests/contract/` runs against both. Ports know batches and errors, nothing of Kafka, Redis or ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamserve.batch import (
+    CacheBatch,
+    Epochs,
+    EventBatch,
+    FeatureBatch,
+    OutboundBatch,
+    Positions,
+    PredictionBatch,
+    RecordBatch,
+    Reject,
+    Tensors,
+    TopicPartition,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a model: numpy dtype name (`float32`, `int64`, `bool`, `str`) and shape, -1 = any."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a model takes and gives; the first axis of every shape is the batch."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class AssignmentListener(Protocol):
+    """Told by the source, on the poll thread and inside `poll`, about partitions coming and going."""
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """These partitions are ours now."""
+        ...
+
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are about to leave; what is in flight of them may still be committed before this returns."""
+        ...
+
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are gone already; nothing of them may be committed."""
+        ...
+
+
+class Source(Protocol):
+    """Where records come from. Every method is called by the poll thread alone, `metadata` and `epochs` excepted.
+
+    Guarantees: the order within a partition is kept; a record is handed out once per epoch of its partition; `poll`
+    never blocks longer than `timeout_s` plus the listener's own time.
+    """
+
+    @property
+    def epochs(self) -> Epochs:
+        """Current assignment epoch of every owned partition. Any thread; immutable, replaced on each change."""
+        ...
+
+    @property
+    def metadata(self) -> object:
+        """Newest published group metadata, an opaque token for `Transaction.commit`. Any thread."""
+        ...
+
+    def open(self, listener: AssignmentListener) -> None:
+        """Connect and join the group. Raises: BrokerUnavailable, SourceError."""
+        ...
+
+    def poll(self, max_records: int, timeout_s: float) -> RecordBatch | None:
+        """At most `max_records` records, or None when there are none in time. Raises: SourceError."""
+        ...
+
+    def pause(self) -> None:
+        """Stop fetching; `poll` must still be called and then returns None. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Undo `pause`. Idempotent."""
+        ...
+
+    def rewind(self) -> None:
+        """Give every owned partition a new epoch and go back to the last committed position of each."""
+        ...
+
+    def committed(self, positions: Positions) -> None:
+        """Note that these positions are committed (by a transaction); a rewind goes back to them."""
+        ...
+
+    def commit(self, positions: Positions) -> None:
+        """Commit these positions itself (at least once). Raises: SourceError, retryable when a rebalance is why."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group. Idempotent, bounded in time."""
+        ...
+
+
+class Transaction(Protocol):
+    """One atomic unit of output. Used by one thread at a time, in the order add*, flush, commit; or abort."""
+
+    def add(self, outbound: OutboundBatch) -> None:
+        """Produce these records. Raises: SinkError."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until the brokers have every record added. Raises: SinkError."""
+        ...
+
+    def commit(self, positions: Positions, metadata: object) -> None:
+        """Make all of it visible and `positions` the group's, durably, or raise. Raises: SinkError, Fenced."""
+        ...
+
+    def abort(self) -> None:
+        """Undo all of it. Idempotent. Raises: SinkError when it cannot be known to be undone."""
+        ...
+
+
+class Sink(Protocol):
+    """Where predictions and dead letters go."""
+
+    def open(self) -> None:
+        """Connect and fence earlier lives of this slot. Raises: BrokerUnavailable, SinkError."""
+        ...
+
+    def begin(self, timeout_s: float) -> Transaction | None:
+        """A transaction to write into, or None when none became free in time."""
+        ...
+
+    def recover(self) -> None:
+        """After an abort: every transaction handed out is void; make the sink fit to begin again.
+
+        Raises: SinkError (not retryable) when it cannot.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the clients. Idempotent, bounded in time."""
+        ...
+
+
+class Decoder(Protocol):
+    """Records to events. Pure; never raises for what a record holds.
+
+    Law: every row of the batch is either in the EventBatch or in exactly one Reject (stage `decode`), for any bytes,
+    within time and memory proportional to the batch.
+    """
+
+    def decode(self, records: RecordBatch) -> tuple[EventBatch, list[Reject]]: ...
+
+
+class Enricher(Protocol):
+    """Events to model inputs by the feature spec. Law as for Decoder, with stage `enrich`."""
+
+    def enrich(self, events: EventBatch) -> tuple[FeatureBatch, list[Reject]]: ...
+
+
+class Engine(Protocol):
+    """A runtime with a loaded model.
+
+    `infer` is pure: outputs have the batch's length and order, and a row's output does not depend on the others
+    (beyond the runtime's own rounding by batch size).
+    """
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def provider(self) -> str:
+        """The execution provider really in use, such as `CPUExecutionProvider`."""
+        ...
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Raises: EngineOutOfMemory, EngineError."""
+        ...
+
+    def warm(self, sizes: Sequence[int]) -> None:
+        """Run every batch size once, so that no event pays for a first use."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Encoder(Protocol):
+    """Predictions to records. Law as for Decoder, with stage `encode` (or `infer` for outputs that are not finite)."""
+
+    def encode(self, predictions: PredictionBatch) -> tuple[OutboundBatch, list[Reject]]: ...
+
+
+class RejectEncoder(Protocol):
+    """Rejects to dead letters. Never fails: what cannot be carried is described instead."""
+
+    def encode(self, records: RecordBatch, rejects: Sequence[Reject]) -> OutboundBatch: ...
+
+
+class Cache(Protocol):
+    """The prediction cache: per key only the newest version stays, whatever order writes come in."""
+
+    def write(self, entries: CacheBatch) -> int:
+        """Write what is newer than what is there. Returns: entries written. Raises: CacheError."""
+        ...
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The documents of `keys`, None where there is none. Raises: CacheError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ModelFiles(Protocol):
+    """One version of a model as found in a repository."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the model file, hexadecimal."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The model file."""
+        ...
+
+
+class ModelStore(Protocol):
+    """A repository of models."""
+
+    def resolve(self, name: str, version: str) -> ModelFiles:
+        """The version that `version` (`latest`, a number, an alias) means, digests checked.
+
+        Raises: ModelNotFound, ModelCorrupt.
+        """
+        ...
+
+
