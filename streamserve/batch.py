@@ -125,7 +125,11 @@ class RecordBatch:
             columns = [chunk.headers() for chunk in chunks]
             if not any(columns):
                 return []
-            return [h for chunk, column in zip(chunks, columns, strict=True) for h in column or [None] * len(chunk)]
+            return [
+                h
+                for chunk, column in zip(chunks, columns, strict=True)
+                for h in column or [None] * len(chunk)
+            ]
 
         return replace(
             first,
@@ -215,7 +219,8 @@ class FeatureBatch:
         """The rows at the positions `keep` (ascending)."""
         index = np.asarray(keep, dtype=np.intp)
         return FeatureBatch(
-            events=self.events.take(keep), inputs={name: tensor[index] for name, tensor in self.inputs.items()}
+            events=self.events.take(keep),
+            inputs={name: tensor[index] for name, tensor in self.inputs.items()},
         )
 
 

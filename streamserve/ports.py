@@ -248,5 +248,3 @@ class ModelStore(Protocol):
         Raises: ModelNotFound, ModelCorrupt.
         """
         ...
-
-

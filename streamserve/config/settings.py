@@ -19,7 +19,9 @@ Scalar = float | int | bool | str
 class Settings(BaseModel):
     """Base: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class InputSettings(Settings):
