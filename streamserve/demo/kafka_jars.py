@@ -1,9 +1,9 @@
 """Java and the jars of Apache Kafka: found, downloaded once, kept in the cache folder.
 
-Owns the question whether a broker can run on this machine (`kafka_available`), the Java program to use and the
-download by Maven (`ensure_jars`). Refuses to start anything: that is `local_kafka`. The download goes to a temporary
-folder that is renamed into place under a file lock, so the folder is complete if it exists, and two processes may
-ask at once.
+Owns the question whether a broker can run on this machine (`kafka_available`), the Java program to use and
+the download by Maven (`ensure_jars`). Refuses to start anything: that is `local_kafka`. The download goes to
+a temporary folder that is renamed into place under a file lock, so the folder is complete if it exists, and
+two processes may ask at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _JAVA_HINT = (
     "Kafka needs Java 17 or newer: on Debian or Ubuntu `apt-get install openjdk-17-jre-headless`, on Fedora "
     "`dnf install java-21-openjdk-headless`, elsewhere any JDK; JAVA_HOME is honoured"
 )
-_MAVEN_HINT = "Maven downloads Kafka's jars: `apt-get install maven`, `dnf install maven`, or put `mvn` on the PATH"
+_MAVEN_HINT = (
+    "Maven downloads Kafka's jars: `apt-get install maven`, `dnf install maven`, or put `mvn` on the PATH"
+)
 
 
 def kafka_available(jars_dir: Path | None = None) -> str | None:
@@ -57,7 +59,7 @@ def java() -> str:
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if program is None:
         raise LocalServiceError(f"no `java` {'in JAVA_HOME' if home else 'on the PATH'}. {_JAVA_HINT}")
-    answer = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)  # noqa: S603
+    answer = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
     found = re.search(r'version "(\d+)', answer.stderr)
     if found is None or int(found[1]) < JAVA_AT_LEAST:
         raise LocalServiceError(f"{program} is {answer.stderr.splitlines()[:1]}. {_JAVA_HINT}")
@@ -89,13 +91,13 @@ def _download(mvn: str, target: Path) -> None:
         shutil.copy(_POM, Path(temporary, "pom.xml"))
         jars = Path(temporary, "jars")
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}", "-DincludeScope=runtime"]
-        answer = subprocess.run(  # noqa: S603
+        answer = subprocess.run(
             [mvn, "-q", "-B", "--strict-checksums", "-Dstyle.color=never", *goal],
             cwd=temporary, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if answer.returncode != 0 or not any(jars.glob("kafka_2.13-*.jar")):
             last = "\n".join((answer.stdout + answer.stderr).splitlines()[-10:])
             raise LocalServiceError(
-                f"Maven could not download Kafka's jars; it needs the network once, or jars in {target}:\n{last}"
+                f"Maven could not download Kafka's jars to {target}; it needs the network, once:\n{last}"
             )
         jars.rename(target)

@@ -1,10 +1,11 @@
 """A real Apache Kafka on loopback, one broker or three, without Docker.
 
-Owns the life of the brokers: ports, format, start, readiness, faults (`kill`, `pause`, `resume`, `restart`), end.
-Apache Kafka in KRaft mode on the Java of this machine; each broker is its own JVM, broker and controller at once.
-Refuses to be an operator's cluster: it listens on 127.0.0.1 only, without authentication, its data is thrown away
-unless a `data_dir` is given, and its timeouts are short so that tests of faults take seconds. Used by `scripts/kafka`,
-the demo, the test fixtures, the benchmarks and the fault runs. The jars come from `kafka_jars`.
+Owns the life of the brokers: ports, format, start, readiness, faults (`kill`, `pause`, `resume`, `restart`),
+end. Apache Kafka in KRaft mode on the Java of this machine; each broker is its own JVM, broker and controller
+at once. Refuses to be an operator's cluster: it listens on 127.0.0.1 only, without authentication, its data
+is thrown away unless a `data_dir` is given, and its timeouts are short so that tests of faults take seconds.
+Used by `scripts/kafka`, the demo, the test fixtures, the benchmarks and the fault runs. The jars come from
+`kafka_jars`.
 
     with LocalKafka() as kafka:
         producer = Producer({"bootstrap.servers": kafka.bootstrap})
@@ -136,18 +137,18 @@ class LocalKafka:
 
     Args:
         brokers: 1 or 3. Three: replication 3, `min.insync.replicas` 2. One: replication 1.
-        data_dir: kept on `stop`, and used again by the next start; default a temporary folder, removed on `stop`.
+        data_dir: kept on `stop`, used again by the next start; default a temporary folder, removed on `stop`.
         ports: one a broker; default free ones.
         jars_dir: Kafka's jars; default the cache folder, filled on the first start.
         overrides: broker properties that replace ours, the same for all brokers.
-        proxy_ports: one a broker; each broker then has a second listener (`proxy_targets`) that tells clients to come
-            back on this port, so a TCP proxy there stays in the path.
+        proxy_ports: one a broker; each broker then has a second listener (`proxy_targets`) that tells clients
+            to come back on this port, so a TCP proxy there stays in the path.
 
     Raises:
         LocalServiceError: from `start`, with the end of the broker's log.
     """
 
-    def __init__(  # noqa: PLR0913 - each is independent, and most callers pass none
+    def __init__(
         self,
         brokers: int = 1,
         *,
@@ -311,8 +312,8 @@ class BrokerProbe:
 
 def _known_brokers(port: int) -> set[int]:
     """Node ids in the metadata of the broker on `port`; empty when it does not answer yet."""
-    from confluent_kafka import KafkaException  # noqa: PLC0415 - only here: the rest needs the standard library
-    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+    from confluent_kafka import KafkaException  # here only: the rest needs the standard library alone
+    from confluent_kafka.admin import AdminClient
 
     # One client a question: a client that saw other brokers would ask those.
     admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0, "socket.timeout.ms": 2000})
@@ -327,7 +328,9 @@ class _Jvm:
     def __init__(self, program: str, jars: Path, *, quick: bool) -> None:
         self._program = program
         self._jars = jars
-        self._broker_flags = ["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"] if quick else ["-Xms512m", "-Xmx1g"]
+        self._broker_flags = (
+            ["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"] if quick else ["-Xms512m", "-Xmx1g"]
+        )
 
     def broker(self, node: Path) -> LocalProcess:
         flags = [*self._broker_flags, "-XX:+UseG1GC", "-Djava.awt.headless=true", "-Xshare:auto"]
@@ -352,10 +355,15 @@ def _format(nodes: Sequence[Path], jvm: _Jvm, data_dir: Path) -> None:
     """Format the log directories of new brokers, all at once."""
     stamp = data_dir / "cluster.id"
     if not stamp.exists():
-        stamp.write_text("A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22])  # never starts with "-"
+        stamp.write_text(
+            "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        )  # never starts with "-"
     running = [
-        subprocess.Popen(  # noqa: S603 - our own command line
-            jvm.formatter(node, stamp.read_text()), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        subprocess.Popen(
+            jvm.formatter(node, stamp.read_text()),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for node in nodes
     ]

@@ -1,9 +1,9 @@
 """Processes that belong to a local service: start, signal, identify, and never leave behind.
 
 Owns one child process as a value with a name (`LocalProcess`), the watchdog that ends the children when their
-parent dies, the choice of free loopback ports and the place of the cache folder. Refuses to know what runs in the
-process: Kafka and Redis say that in `local_kafka` and `local_redis`. Standard library only; Linux only, because a
-process is told from a later one with the same number by its start time in `/proc`.
+parent dies, the choice of free loopback ports and the place of the cache folder. Refuses to know what runs in
+the process: Kafka and Redis say that in `local_kafka` and `local_redis`. Standard library only; Linux only,
+because a process is told from a later one with the same number by its start time in `/proc`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-PORTS = range(15_000, 32_000)  # below Linux' ephemeral range: no client socket can take a restarted service's port
+PORTS = range(
+    15_000, 32_000
+)  # below Linux' ephemeral range: no client socket can take a restarted service's port
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
@@ -67,7 +69,7 @@ class LocalProcess:
         if self.alive:
             raise LocalServiceError(f"{self.name} runs already, pid {self.pid}")
         with self.log.open("ab") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
+            self._child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -99,14 +101,17 @@ class LocalProcess:
         """An error that says what went wrong, with the end of the log."""
         code = None if self._child is None else self._child.poll()
         state = "is still running" if code is None else f"ended with {code}"
-        return LocalServiceError(f"{self.name} {what}; it {state}. Last lines of {self.log}:\n{tail(self.log)}")
+        return LocalServiceError(
+            f"{self.name} {what}; it {state}. Last lines of {self.log}:\n{tail(self.log)}"
+        )
 
 
 class Watchdog:
     """Ends processes and removes a folder when this process dies, however it dies.
 
-    A small Python process that reads our pipe. It is used instead of PR_SET_PDEATHSIG because that signal also comes
-    when only the *thread* that started the child ends, and fault tests restart brokers from threads.
+    A small Python process that reads our pipe. It is used instead of PR_SET_PDEATHSIG because that signal
+    also comes when only the *thread* that started the child ends, and fault tests restart brokers from
+    threads.
 
     Args:
         folder: removed as well, or None.
@@ -117,7 +122,7 @@ class Watchdog:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+        self._child = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_WATCHDOG), str(self._folder or "")],
             stdin=subprocess.PIPE,
             start_new_session=True,
@@ -187,7 +192,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def cache_dir() -> Path:
-    """Where downloads and service state are kept: `$STREAMSERVE_CACHE_DIR`, the checkout, or the home folder."""
+    """Where downloads and service state go: `$STREAMSERVE_CACHE_DIR`, the checkout, or the home folder."""
     chosen = os.environ.get("STREAMSERVE_CACHE_DIR")
     if chosen:
         return Path(chosen).absolute()
@@ -197,7 +202,9 @@ def cache_dir() -> Path:
     return Path.home() / ".cache" / "streamserve"
 
 
-def wait_until(ready: Callable[[], bool], timeout_s: float, failed: Callable[[], LocalServiceError | None]) -> bool:
+def wait_until(
+    ready: Callable[[], bool], timeout_s: float, failed: Callable[[], LocalServiceError | None]
+) -> bool:
     """Poll `ready` until it is true or `timeout_s` is over; raise what `failed` returns meanwhile."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -1,9 +1,9 @@
 """The process that outlives its parent by a moment, to end what the parent started.
 
-Run as a file, not as a module, by `local_process.Watchdog`, so that it starts in milliseconds: standard library
-only, nothing of the package. Reads lines from stdin: `guard <pid> <identity>` adds a process, `release` drops all.
-When stdin ends it kills the guarded processes that are still the same ones, and removes the folder given as its
-argument. It touches nothing else.
+Run as a file, not as a module, by `local_process.Watchdog`, so that it starts in milliseconds: standard
+library only, nothing of the package. Reads lines from stdin: `guard <pid> <identity>` adds a process,
+`release` drops all. When stdin ends it kills the guarded processes that are still the same ones, and removes
+the folder given as its argument. It touches nothing else.
 """
 
 from __future__ import annotations

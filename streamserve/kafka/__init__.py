@@ -1,0 +1,1 @@
+"""Kafka: reading, transactional writing, and an embedded broker for tests."""
