@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -101,3 +102,7 @@ def _download(mvn: str, target: Path) -> None:
                 f"Maven could not download Kafka's jars to {target}; it needs the network, once:\n{last}"
             )
         jars.rename(target)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{ensure_jars()}\n")
