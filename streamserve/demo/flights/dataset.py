@@ -1,7 +1,7 @@
 """The departures as events in order of departure, and what became of them as labels in order of arrival.
 
-It owns the layout of `departures.npz` (made by `examples/flights/make_data.py`) and the fields of an event, whose
-units are in `topics/schemas/flights.departures-value.json`. It knows nothing of Kafka or of models. Rows are
+It owns the layout of `departures.npz` (made by `examples/flights/make_data.py`) and the fields of an event,
+with units in `topics/schemas/flights.departures-value.json`. It knows nothing of Kafka or of models. Rows are
 stored by flight number and day, which is what makes them small; `load` restores the order of departure.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 I64: TypeAlias = npt.NDArray[np.int64]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -64,8 +64,8 @@ class BadEvent(NamedTuple):
 class Flights:
     """All departures, in order of departure; ties by carrier, then flight number. Made by `load`.
 
-    `columns` holds a narrow integer column a field, `int[n]`; those named as an entry of `tables` are positions
-    in its list of strings. `weather` holds `float64[n]` with NaN where nothing was measured.
+    `columns` holds a narrow integer column a field, `int[n]`; those named as an entry of `tables` are
+    positions in its list of strings. `weather` holds `float64[n]` with NaN where nothing was measured.
     """
 
     columns: Mapping[str, npt.NDArray[np.integer]]
@@ -120,7 +120,7 @@ class Flights:
         """The same as records: the flight number (`AA11`) as key, the event as JSON in UTF-8 as value."""
         keys = [key.encode() for key in self.tables["key"]]
         flights = self.columns["key"][slice(start, stop)].tolist()
-        values = map(orjson.dumps, self.events(start, stop))
+        values = map(msgspec.json.Encoder().encode, self.events(start, stop))
         return [(keys[flight], value) for flight, value in zip(flights, values, strict=True)]
 
     def labels(self) -> Iterator[Label]:
@@ -189,13 +189,15 @@ def bad_events() -> list[BadEvent]:
     good = next(Flights.load().events(_GOOD, _GOOD + 1))
 
     def changed(**fields: object) -> bytes:
-        return orjson.dumps({name: value for name, value in {**good, **fields}.items() if value is not None})
+        return msgspec.json.encode(
+            {name: value for name, value in {**good, **fields}.items() if value is not None}
+        )
 
     literal = changed(temp="@").replace(b'"@"', b"NaN")
     infinite = changed(dep_delay="@").replace(b'"@"', b"1e999")
     key = f"{good['carrier']}{good['flight']}".encode()
     return [
-        BadEvent(key, orjson.dumps(good)[:120], "decode", "cut off in the middle"),
+        BadEvent(key, msgspec.json.encode(good)[:120], "decode", "cut off in the middle"),
         BadEvent(key, b"\xff\xfe departure", "decode", "no JSON at all"),
         BadEvent(key, changed(distance="1069 miles"), "schema", "a number sent as text"),
         BadEvent(b"ZZ1", changed(carrier="ZZ"), "schema", "a carrier that the model has never seen"),
@@ -221,6 +223,7 @@ def _hourly(
     """The measurement at the airport in the hour of the scheduled departure, known when the flight leaves."""
     codes = arrays[f"weather_{name}"][airport, hour]
     values: F64 = np.append(arrays[f"weather_{name}_values"].astype(np.float64), np.nan)
-    return values.take(
+    hourly: F64 = values.take(
         codes, mode="clip"
-    )  # the code of a missing value is beyond the table: the NaN at its end
+    )  # a missing value has a code beyond the table: the NaN at its end
+    return hourly
