@@ -1,0 +1,285 @@
+"""ONNX Runtime as an `Engine`.
+
+The adapter owns one inference session. It checks at the start what would hurt later: that the provider
+asked for is the one in use, that every input and output is a tensor with a free batch axis. On the hot path
+it adds one length check per output and nothing else; `session.run` releases the GIL.
+
+Custom operator libraries are never loaded, and the runtime's own fall back to the CPU is off:
+`allow_cpu_fallback` decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from streamserve.batch import Tensor, Tensors
+from streamserve.config.settings import EngineSettings
+from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
+from streamserve.ports import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "str",
+}
+"""ONNX Runtime's names of types -> dtypes of a `TensorSpec`."""
+
+# The runtime has no error code for it: a failed allocation is FAIL or RUNTIME_EXCEPTION, and its text
+# alone tells (the words of its arena, of the C++ library, of CUDA, cuBLAS and cuDNN).
+OUT_OF_MEMORY = re.compile(
+    r"Failed to allocate memory|bad[ _]alloc|out of memory|ALLOC_FAILED|Could not allocate", re.IGNORECASE
+)
+# After one of these the CUDA context of the process is void, whatever batch comes next.
+DEVICE_FAULT = re.compile(
+    r"illegal (memory access|address|instruction)|misaligned address|device-side assert|launch failure"
+    r"|uncorrectable ECC|hardware stack error|CUDA failure (4|46|70[0-9]|71[0-9]|999)\b|DEVICE_?RESET",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE_PLACE = re.compile(r"/\S+\.(?:cc|cu|h|cuh):\d+ [^!]*?\) (?=\S)")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
+MESSAGE_CHARS = 300
+
+
+class OnnxEngine:
+    """A model in ONNX Runtime.
+
+    Args:
+        path: the model file.
+        settings: device, threads and what to do without a GPU.
+
+    Raises:
+        ConfigError: ONNX Runtime is not installed.
+        ModelCorrupt: the runtime refuses the file.
+        ContractError: the provider or the signature is not what is needed.
+    """
+
+    def __init__(self, path: str | Path, settings: EngineSettings) -> None:
+        self._session = _session(str(path), settings)
+        self._provider = _checked_provider(self._session, settings)
+        self._signature = _signature(self._session)
+        self._outputs = [spec.name for spec in self._signature.outputs]
+        self._first_input = self._signature.inputs[0].name
+        self._run = self._session.run
+
+    @property
+    def signature(self) -> Signature:
+        return self._signature
+
+    @property
+    def provider(self) -> str:
+        return self._provider
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        try:
+            values = cast("list[Tensor]", self._run(self._outputs, inputs))
+        except Exception as error:
+            raise engine_error(error) from error
+        rows = len(inputs[self._first_input])
+        for value in values:
+            if value.shape[:1] != (rows,):
+                raise EngineError(self._wrong_length(values, rows))
+        return dict(zip(self._outputs, values, strict=True))
+
+    def warm(self, sizes: Sequence[int]) -> None:
+        """Run every batch size once, on zeros and empty strings, and check what comes out.
+
+        Raises:
+            ContractError: an output's first axis is not the batch, or its rank or dtype is not the declared
+            one. EngineError: the model fails; EngineOutOfMemory when a size does not fit.
+        """
+        for rows in sizes:
+            try:
+                values = cast("list[Tensor]", self._run(self._outputs, self._dummies(rows)))
+            except Exception as error:
+                raise engine_error(error, f"warm-up with a batch of {rows} failed: ") from error
+            for spec, value in zip(self._signature.outputs, values, strict=True):
+                _check_output(spec, value, rows)
+
+    def close(self) -> None:
+        """Let go of the session; the engine cannot infer any more."""
+        self._run = _closed
+        del self._session
+
+    def _dummies(self, rows: int) -> Tensors:
+        """Inputs that any model must take: `rows` of zeros (False, empty strings), other free axes 1 long."""
+        return {
+            spec.name: np.full(
+                (rows, *(1 if size < 0 else size for size in spec.shape[1:])),
+                "" if spec.dtype == "str" else 0,
+                dtype=object if spec.dtype == "str" else spec.dtype,
+            )
+            for spec in self._signature.inputs
+        }
+
+    def _wrong_length(self, values: Sequence[Tensor], rows: int) -> str:
+        shapes = ", ".join(
+            f"{name} {list(value.shape)}" for name, value in zip(self._outputs, values, strict=True)
+        )
+        return f"the model gave {shapes} for a batch of {rows}: the first axis must be the batch"
+
+
+def engine_error(error: Exception, prefix: str = "") -> EngineError:
+    """The one place where the runtime's exceptions are mapped.
+
+    Returns:
+        EngineOutOfMemory for want of memory; an EngineError marked `retryable` when the device is gone, so
+        that another process may succeed; an EngineError otherwise.
+    """
+    text = str(error)
+    message = prefix + _short(text)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+        return EngineOutOfMemory(message)
+    fault = type(error).__name__ == "DeviceReset" or DEVICE_FAULT.search(text) is not None
+    return EngineError(message, retryable=fault)
+
+
+def _short(text: str) -> str:
+    """A message of the runtime without its codes, source places and control characters."""
+    text = _SOURCE_PLACE.sub("", _PREFIX.sub("", text))
+    text = text.replace("Non-zero status code returned while running ", "")
+    text = _UNPRINTABLE.sub(" ", text).strip() or "inference failed"
+    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
+
+
+def _closed(*_: object) -> object:
+    raise EngineError("the engine is closed")
+
+
+def _session(path: str, settings: EngineSettings) -> onnxruntime.InferenceSession:
+    """A session on the providers that `settings.device` names."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        extra = "gpu" if settings.device == "cuda" else "cpu"
+        raise ConfigError(
+            f"ONNX Runtime is not installed ({error}): pip install 'streamserve[{extra}]'"
+        ) from error
+    providers = _providers(onnxruntime.get_available_providers(), settings)
+    try:
+        return onnxruntime.InferenceSession(
+            path, _options(onnxruntime.SessionOptions(), settings), providers=providers, enable_fallback=0
+        )
+    except Exception as error:
+        text = str(error)
+        if OUT_OF_MEMORY.search(text):
+            raise EngineOutOfMemory(f"no memory to load {path}: {_short(text)}") from error
+        if "is not a registered function/op" in text or "No opset import for domain" in text:
+            raise ContractError(
+                f"{path} needs an operator that this ONNX Runtime lacks (custom operator libraries are not"
+                f" loaded): {_short(text)}"
+            ) from error
+        raise ModelCorrupt(f"ONNX Runtime cannot load {path}: {_short(text)}") from error
+
+
+def _options(options: onnxruntime.SessionOptions, settings: EngineSettings) -> onnxruntime.SessionOptions:
+    """Sequential, on as many threads as asked for, sleeping when idle, silent."""
+    import onnxruntime
+
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    # A memory pattern is kept for every batch size ever seen, and here every batch may have a new one.
+    options.enable_mem_pattern = False
+    # Every error is raised; without this the runtime also writes each one, with its source line, to stderr.
+    options.log_severity_level = 4
+    # Idle pool threads would spin on the cores that the poll, write and commit threads need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _providers(available: Sequence[str], settings: EngineSettings) -> list[tuple[str, dict[str, str]]]:
+    """Providers in order of preference.
+
+    On CUDA the search for convolution algorithms is heuristic: the exhaustive default runs anew for every
+    batch size.
+    """
+    cpu: list[tuple[str, dict[str, str]]] = [(CPU, {})]
+    if settings.device == "cpu" or CUDA not in available:
+        return cpu
+    cuda = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    return [(CUDA, cuda), *cpu]
+
+
+def _checked_provider(session: onnxruntime.InferenceSession, settings: EngineSettings) -> str:
+    """The provider in use, if it is the one that was wanted."""
+    import onnxruntime
+
+    used: str = session.get_providers()[0]
+    offered = CUDA in onnxruntime.get_available_providers()
+    wants_cuda = settings.device == "cuda" or (settings.device == "auto" and offered)
+    if wants_cuda and used != CUDA and not settings.allow_cpu_fallback:
+        why = (
+            "the GPU or its CUDA libraries could not be loaded"
+            if offered
+            else "this ONNX Runtime is built without CUDA: pip install 'streamserve[gpu]'"
+        )
+        raise ContractError(
+            f"engine.device is {settings.device}, but the model would run on {used}: {why}. To run on"
+            " the CPU, set engine.device: cpu, or engine.allow_cpu_fallback: true"
+        )
+    return used
+
+
+def _signature(session: onnxruntime.InferenceSession) -> Signature:
+    """Inputs and outputs of a session, checked to be tensors with a free first axis."""
+    inputs = tuple(_spec(node, "input") for node in session.get_inputs())
+    if not inputs:
+        raise ContractError("the model has no inputs, so it has no batch")
+    for spec in inputs:
+        if not spec.shape or spec.shape[0] != -1:
+            raise ContractError(
+                f"input {spec.name!r} has shape {list(spec.shape)}: its first axis must be the batch"
+                " and free; export the model with a dynamic batch axis"
+            )
+    return Signature(inputs=inputs, outputs=tuple(_spec(node, "output") for node in session.get_outputs()))
+
+
+def _spec(node: onnxruntime.NodeArg, kind: str) -> TensorSpec:
+    dtype = DTYPES.get(node.type)
+    if dtype is None:
+        remedy = (
+            "convert the classifier with zipmap=False"
+            if node.type.startswith(("seq(map", "map"))
+            else "only tensors of numbers, booleans and strings are served"
+        )
+        raise ContractError(f"{kind} {node.name!r} is a {node.type}: {remedy}")
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
+    return TensorSpec(name=node.name, dtype=dtype, shape=shape)
+
+
+def _check_output(spec: TensorSpec, value: Tensor, rows: int) -> None:
+    """Hold an output of the warm-up against the batch and the declared signature."""
+    if value.shape[:1] != (rows,):
+        raise ContractError(
+            f"output {spec.name!r} has shape {list(value.shape)} for a batch of {rows}: its first axis must"
+            " be the batch; name the outputs to use, or export the model without this one"
+        )
+    if spec.shape and len(spec.shape) != value.ndim:
+        raise ContractError(
+            f"output {spec.name!r} is declared {list(spec.shape)} and comes as {list(value.shape)}"
+        )
