@@ -1,17 +1,20 @@
 """The shape of `streamserve.yaml`: every key, its type, bounds, default and meaning, once.
 
-The JSON Schema, the configuration reference and the linter are made from these models. They hold plain values: no
-file is read and no client is made here (`loading` reads files, `lint` checks what a single model cannot see).
+The JSON Schema, the configuration reference and the linter are made from these models. They hold plain
+values: no file is read and no client is made here (`loading` reads files, `lint` checks what a single model
+cannot see).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=128)]
-TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]+$", min_length=1, max_length=249)]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+TOPIC_PATTERN = r"^[a-zA-Z0-9.-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN, min_length=1, max_length=249)]
 Dtype = Literal["float32", "float64", "int32", "int64", "bool", "string"]
 Scalar = float | int | bool | str
 
@@ -20,7 +23,11 @@ class Settings(BaseModel):
     """Base: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -38,7 +45,7 @@ class InputSettings(Settings):
     event_time: str | None = None
     """Field with epoch milliseconds; default the record's timestamp."""
     start: str = "beginning"
-    """Where partitions without a committed offset start: `beginning`, `end`, or a time (ISO 8601 or epoch ms)."""
+    """Where partitions without a committed offset start: `beginning`, `end`, a time (ISO 8601 or epoch ms)."""
     max_record_bytes: int = Field(default=1_048_576, ge=1, le=1 << 30)
     """A larger value is rejected as `too_large`."""
 
@@ -81,6 +88,18 @@ class VectorSettings(Settings):
     """The model input it fills; default the model's only input."""
 
 
+def features_kind(value: object) -> str:
+    """Which of the two shapes of `features` a value has; mistakes are then told for that shape alone."""
+    return "vector" if isinstance(value, (dict, VectorSettings)) else "list"
+
+
+Features = Annotated[
+    Annotated[list[FeatureSettings], Field(min_length=1), Tag("list")]
+    | Annotated[VectorSettings, Tag("vector")],
+    Discriminator(features_kind),
+]
+
+
 class ModelSettings(Settings):
     """Which model."""
 
@@ -104,7 +123,7 @@ class EngineSettings(Settings):
     max_batch_bytes: int = Field(default=16_777_216, ge=1024)
     """Most bytes of record values in one batch."""
     max_delay_ms: float = Field(default=0, ge=0, le=60_000)
-    """How long the first event of a batch may wait for a fuller batch; 0 lets it leave as soon as the engine is free."""
+    """Longest wait of a batch's first event for a fuller batch; 0: it leaves as soon as the engine is free."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the runtime for one inference."""
     allow_cpu_fallback: bool = False
@@ -197,9 +216,12 @@ class PipelineSettings(Settings):
     pipeline: Name
     """Names the consumer group, transactional ids, cache keys and the metric label."""
     kafka: dict[str, str | int | float | bool]
-    """librdkafka properties, verbatim, against an allow-list."""
+    """librdkafka properties, verbatim, against an allow-list; `consumer.` or `producer.` before: one side."""
+    kafka_insecure_tls: bool = False
+    """Allow TLS to the brokers without verifying who they are. For tests."""
     input: InputSettings
-    features: list[FeatureSettings] | VectorSettings
+    features: Features
+    """The model's inputs: a list of features in the order of its columns, or one vector field."""
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     output: OutputSettings
