@@ -1,0 +1,103 @@
+"""Cache entries from predictions: which document under which key with which version.
+
+Sits between the commit and the cache: the worker calls `EntryMaker.make` with what it has just committed. Owns the
+choice of the version (`cache.order`) and the coalescing of a batch to the newest entry per key; does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Literal
+
+from streamserve.batch import CacheBatch, EventBatch, OutboundBatch
+from streamserve.cache.keys import event_time_versions, offset_versions
+
+Order = Literal["offset", "event_time"]
+ENTITY_HEADER = "streamserve.entity"
+"""Header of a prediction record with the entity key, needed only when `input.key` names a field: the record's own
+key is the input record's then, and without this header the cache could not be rebuilt from the topic."""
+
+
+class EntryMaker:
+    """Makes cache entries of committed predictions.
+
+    Args:
+        order: `cache.order` of the settings.
+        partition_count: current number of partitions of an input topic (asked once a batch).
+    """
+
+    def __init__(self, order: Order, partition_count: Callable[[str], int]) -> None:
+        self._by_offset = order == "offset"
+        self._partition_count = partition_count
+
+    def make(self, events: EventBatch, outbound: OutboundBatch) -> CacheBatch:
+        """The entries of the records in `outbound` that have an entity key, newest per key.
+
+        Args:
+            events: the events that the predictions were made of.
+            outbound: the prediction records as committed; rows are rows of `events.origin`.
+        """
+        entity_of = dict(zip(events.row, zip(events.entity, events.event_time_ms, strict=True), strict=True))
+        kept = [
+            (row, entity, time, document)
+            for row, document in zip(outbound.row, outbound.value, strict=True)
+            if document is not None
+            for entity, time in (entity_of[row],)
+            if entity is not None
+        ]
+        if not kept:
+            return CacheBatch(row=[], key=[], version=[], document=[])
+        rows, keys, times, documents = (list(column) for column in zip(*kept, strict=True))
+        batch = CacheBatch(
+            row=rows, key=keys, version=self._versions(events, rows, times), document=documents
+        )
+        return newest(batch)
+
+    def _versions(self, events: EventBatch, rows: list[int], times: list[int]) -> list[bytes]:
+        origin = events.origin
+        offsets = [origin.offset[row] for row in rows]
+        if self._by_offset:
+            topics = set(origin.topic)
+            if len(topics) == 1:
+                return offset_versions(self._partition_count(topics.pop()), offsets)
+            counts = {topic: self._partition_count(topic) for topic in topics}
+            return [
+                offset_versions(counts[origin.topic[row]], (offset,))[0]
+                for row, offset in zip(rows, offsets, strict=True)
+            ]
+        return event_time_versions(
+            times, [origin.topic[row] for row in rows], [origin.partition[row] for row in rows], offsets
+        )
+
+
+def newest(entries: CacheBatch) -> CacheBatch:
+    """The batch with the newest entry of every key only; the batch itself when its keys are all different."""
+    keys = entries.key
+    if len(set(keys)) == len(keys):
+        return entries
+    best: dict[bytes, int] = {}
+    versions = entries.version
+    for index, key in enumerate(keys):
+        known = best.get(key)
+        if known is None or versions[index] > versions[known]:
+            best[key] = index
+    return take(entries, list(best.values()))
+
+
+def take(entries: CacheBatch, keep: list[int]) -> CacheBatch:
+    """The entries at the positions `keep`."""
+    if len(keep) < 2:
+        return CacheBatch(
+            row=[entries.row[i] for i in keep],
+            key=[entries.key[i] for i in keep],
+            version=[entries.version[i] for i in keep],
+            document=[entries.document[i] for i in keep],
+        )
+    pick = itemgetter(*keep)
+    return CacheBatch(
+        row=list(pick(entries.row)),
+        key=list(pick(entries.key)),
+        version=list(pick(entries.version)),
+        document=list(pick(entries.document)),
+    )

@@ -1,0 +1,272 @@
+"""The cache thread's work: what was committed in Kafka goes to the cache, and nobody waits for it.
+
+Owns the queue between the commit and the cache, which keeps the newest entry per key and is bounded, the batches
+written from it, and the circuit breaker. An outage of the cache costs the Kafka path nothing: `offer` returns at
+once, entries wait and are written after healing. When more keys wait than the queue holds, entries are lost and the
+queue says so (`Repair.request`): the tail of the prediction topic is then read again. A write that timed out may or
+may not have happened; it is written again, which is harmless, since every write is a compare-and-set by version.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from typing import Protocol
+
+from streamserve.batch import CacheBatch
+from streamserve.cache.breaker import Backoff, Breaker, State
+from streamserve.clock import Clock, Deadline
+from streamserve.errors import CacheError, StreamServeError
+from streamserve.ports import Cache
+
+IDLE_S = 0.5
+"""Longest sleep of the cache thread; `offer` wakes it."""
+
+_Queue = dict[bytes, tuple[bytes, bytes, int]]
+"""Version, document and number of the offer that brought the key in, per key, oldest first."""
+
+
+class Repair(Protocol):
+    """What mends the cache from the prediction topic, a little at a time, on the cache thread (`repair.TailRepair`)."""
+
+    def request(self) -> None:
+        """Entries were lost: everything since the markers must be read again. Any thread."""
+        ...
+
+    def step(self, queue: Settled) -> bool:
+        """Do a little of what there is to do. Returns: whether there is more at once. Raises: CacheError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Settled(Protocol):
+    """Asks the writer's queue how far it has come."""
+
+    def ticket(self) -> int | None:
+        """A number for everything offered so far; None while lost entries wait for a repair."""
+        ...
+
+    def settled(self, ticket: int) -> bool:
+        """Whether everything offered before that ticket is in the cache."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterMetrics:
+    """Where the writer counts; the defaults drop everything.
+
+    Attributes:
+        written: entries written.
+        skipped: entries the cache had newer ones of.
+        errors: failed calls.
+        seconds: duration of each write.
+        failed: the error, once each time the breaker leaves `closed`.
+        healed: called when it closes again.
+    """
+
+    written: Callable[[int], None] = lambda _: None
+    skipped: Callable[[int], None] = lambda _: None
+    errors: Callable[[int], None] = lambda _: None
+    seconds: Callable[[float], None] = lambda _: None
+    failed: Callable[[StreamServeError], None] = lambda _: None
+    healed: Callable[[], None] = lambda: None
+
+
+class CacheWriter:
+    """The queue before a cache and the loop that empties it.
+
+    `offer` may be called by any thread; `run` (or `step`, in tests) by one thread, the only one that uses the cache.
+
+    Args:
+        cache: the cache; closed at the end of `run`.
+        queue_size: most keys that wait, `cache.queue_size`.
+        clock: for waits and durations.
+        metrics: where to count.
+        repair: mends the cache from the topic, or None.
+        batch_keys: most entries of one write.
+        backoff, random: of the circuit breaker.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        queue_size: int,
+        clock: Clock,
+        metrics: WriterMetrics | None = None,
+        repair: Repair | None = None,
+        batch_keys: int = 1000,
+        backoff: Backoff | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._cache = cache
+        self._queue_size = queue_size
+        self._clock = clock
+        self._metrics = metrics or WriterMetrics()
+        self._repair = repair
+        self._batch_keys = batch_keys
+        self._breaker = Breaker(backoff or Backoff(), clock, random or Random())  # noqa: S311 - jitter
+        self._changed = threading.Condition()
+        self._inbox: list[CacheBatch] = []
+        self._inbox_entries = 0
+        self._offers = 0
+        self._waiting: _Queue = {}
+        self._taken: _Queue = {}
+        self._lost = 0
+        self._needs_repair = False
+        self._closing = False
+
+    @property
+    def state(self) -> State:
+        """State of the circuit breaker."""
+        return self._breaker.state
+
+    @property
+    def lost(self) -> int:
+        """Entries that the queue had no room for, in all; a repair brings them back."""
+        return self._lost
+
+    @property
+    def needs_repair(self) -> bool:
+        """Whether entries were lost and no repair has been asked for yet."""
+        return self._needs_repair
+
+    def offer(self, entries: CacheBatch) -> None:
+        """Hand over committed entries. Never blocks, never raises, forgets nothing without `needs_repair`."""
+        if not len(entries):
+            return
+        with self._changed:
+            self._offers += 1
+            self._inbox.append(entries)
+            self._inbox_entries += len(entries)
+            if self._inbox_entries > self._queue_size:
+                self._absorb()
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Write until `close`; the body of the cache thread."""
+        try:
+            while not self._closing:
+                wait_s = self.step()
+                if wait_s > 0:
+                    with self._changed:
+                        fresh = self._inbox and self._breaker.state == "closed"
+                        if not fresh and not self._closing:
+                            self._changed.wait(wait_s)
+        finally:
+            if self._repair is not None:
+                self._repair.close()
+            self._cache.close()
+
+    def step(self) -> float:
+        """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next step."""
+        wait_s = self._breaker.wait_s()
+        if wait_s > 0:
+            return min(wait_s, IDLE_S)
+        try:
+            wrote = self._write()
+            more = self._mend()
+        except CacheError as error:
+            self._metrics.errors(1)
+            if self._breaker.state == "closed":
+                self._metrics.failed(error)
+            self._breaker.failed()
+            return min(self._breaker.wait_s(), IDLE_S)
+        if self._breaker.state != "closed":
+            self._breaker.succeeded()
+            self._metrics.healed()
+        return 0.0 if wrote or more else IDLE_S
+
+    def drain(self, deadline: Deadline) -> bool:
+        """Wait until everything offered is in the cache. Returns: whether it is; False when the time is over."""
+        with self._changed:
+            while not self._settled_all():
+                if deadline.expired() or self._closing:
+                    return False
+                self._changed.wait(min(deadline.remaining_s(), IDLE_S))
+            return True
+
+    def close(self) -> None:
+        """End `run` soon; what waits is dropped (the next owner repairs the tail). Any thread, idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def ticket(self) -> int | None:
+        with self._changed:
+            return None if self._needs_repair else self._offers
+
+    def settled(self, ticket: int) -> bool:
+        with self._changed:
+            self._absorb()
+            fronts = (next(iter(queue.values()), None) for queue in (self._taken, self._waiting))
+            return all(front is None or front[2] > ticket for front in fronts)
+
+    def _settled_all(self) -> bool:
+        return not (self._inbox or self._waiting or self._taken)
+
+    def _absorb(self) -> None:
+        """Inbox to queue, newest version per key. A key keeps its place, so the queue's front is its oldest."""
+        waiting = self._waiting
+        number = self._offers - len(self._inbox)
+        for entries in self._inbox:
+            number += 1
+            for key, version, document in zip(entries.key, entries.version, entries.document, strict=True):
+                known = waiting.get(key)
+                if known is None:
+                    if len(waiting) < self._queue_size:
+                        waiting[key] = (version, document, number)
+                    else:
+                        self._lost += 1
+                        self._needs_repair = True
+                elif version > known[0]:
+                    waiting[key] = (version, document, known[2])
+        self._inbox = []
+        self._inbox_entries = 0
+
+    def _write(self) -> bool:
+        """Write the front of the queue. Returns: whether there was one. Raises: CacheError, and keeps it."""
+        batch = self._take()
+        if not len(batch):
+            return False
+        began_s = self._clock.monotonic_s()
+        written = self._cache.write(batch)
+        self._metrics.seconds(self._clock.monotonic_s() - began_s)
+        self._metrics.written(written)
+        self._metrics.skipped(len(batch) - written)
+        with self._changed:
+            self._taken = {}
+            self._changed.notify_all()
+        return True
+
+    def _take(self) -> CacheBatch:
+        """What a failed write left, else the front of the queue; it stays in `_taken` until it is written."""
+        with self._changed:
+            self._absorb()
+            if not self._taken:
+                if len(self._waiting) <= self._batch_keys:
+                    self._taken, self._waiting = self._waiting, {}
+                else:
+                    front = list(islice(self._waiting, self._batch_keys))
+                    self._taken = {key: self._waiting.pop(key) for key in front}
+            taken = self._taken
+        columns = list(taken.values())
+        return CacheBatch(
+            row=list(range(len(columns))),
+            key=list(taken),
+            version=[version for version, _, _ in columns],
+            document=[document for _, document, _ in columns],
+        )
+
+    def _mend(self) -> bool:
+        """A step of the repair. Returns: whether it has more to do at once. Raises: CacheError."""
+        if self._repair is None:
+            return False
+        if self._needs_repair and len(self._waiting) <= self._queue_size // 2:
+            self._needs_repair = False  # first, so that a loss from here on asks again
+            self._repair.request()
+        return self._repair.step(self)
