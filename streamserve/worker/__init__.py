@@ -1,0 +1,1 @@
+"""A worker slot: its loop, its threads and what it remembers."""
