@@ -228,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Errors of the parser, in the protocol's form."""
         status = HTTPStatus(code)
-        self._send(error(status, status.phrase.lower()))
+        said = ": ".join(part for part in (message or status.phrase, explain) if part)
+        self._send(error(status, said[:300]))
         self._linger()
 
     def _linger(self) -> None:
