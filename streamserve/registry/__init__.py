@@ -1,0 +1,1 @@
+"""Models: versions, repositories and their digests."""
