@@ -11,8 +11,8 @@ How a slot's process ends decides what follows:
     69 later                   an outage: start again with backoff, as often as it takes
     anything else, a signal    a crash: start again with backoff; too many in a row stop all with 1
 
-A life counts as settled after `settled_s`; that ends a row of crashes. The next life learns from its environment
-how the last one ended. First SIGTERM or SIGINT: drain. Second: kill at once, exit 143 or 130.
+A life counts as settled after `settled_s`; that ends a row of crashes. The next life learns from its
+environment how the last one ended. First SIGTERM or SIGINT: drain. Second: kill at once, exit 143 or 130.
 """
 
 from __future__ import annotations
@@ -45,16 +45,14 @@ class SupervisorSettings:
     """How patient a supervisor is.
 
     Attributes:
-        workers: slots.
         drain_timeout_s: what a slot allows itself for a drain.
         grace_s: what it gets on top before it is killed.
-        backoff_s, max_backoff_s: wait before the first restart, doubled for each further one up to the second.
-            Each wait is drawn from the upper half of it, so that slots do not restart in step.
+        backoff_s, max_backoff_s: wait before the first restart, doubled for each further one up to the
+            second. Each wait is drawn from the upper half of it, so that slots do not restart in step.
         settled_s: a life this long ends a row of bad ones.
         max_crashes: so many crashes of a slot in a row stop everything. A record that kills a slot costs two.
     """
 
-    workers: int
     drain_timeout_s: float = 25.0
     grace_s: float = 5.0
     backoff_s: float = 0.5
@@ -74,7 +72,7 @@ class SlotName:
 def slot_names(base: str | None, workers: int) -> list[SlotName]:
     """`{base}-{index}` for every slot; `base` defaults to the host's name.
 
-    Names end up in transactional ids and file names, so anything but letters, digits, `.`, `_` and `-` becomes `-`.
+    Names end up in transactional ids and file names: anything but letters, digits, `.`, `_`, `-` becomes `-`.
     """
     wanted = base or socket.gethostname()
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted)[:MAX_NAME_CHARS].strip("-.") or "slot"
@@ -192,9 +190,8 @@ class Supervisor:
         up_s = self._clock.monotonic_s() - slot.started_s
         slot.ended(how, settled=up_s >= self._settings.settled_s)
         if self._stopping:
-            if (
-                how.code != 0 and how.signal != signal.SIGTERM
-            ):  # one still starting up dies of it: nothing is lost
+            # Who dies of SIGTERM itself had not yet started to work: nothing is lost.
+            if how.code != 0 and how.signal != signal.SIGTERM:
                 self._exit_code = self._exit_code or EXIT_CRASHED
         elif how.code == 0:
             pass
@@ -270,7 +267,7 @@ class Supervisor:
 
 @contextmanager
 def _signals_to_socket() -> Iterator[socket.socket]:
-    """Have the numbers of signals arrive as bytes on a socket, so that sleeping and hearing them is one call."""
+    """Have the numbers of signals arrive as bytes on a socket: sleeping and hearing them is one call."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
