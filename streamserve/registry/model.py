@@ -1,4 +1,4 @@
-"""A version of a model as a value: what `model.yaml` says, what a version name means, which files are refused.
+"""A version of a model as a value: what `model.yaml` says, what a version means, which files are refused.
 
 Nothing here touches a runtime; the only I/O is reading a file's digest. The folder layout is the repository's
 business.
