@@ -14,6 +14,7 @@ loopback, redis-py 8.1 with hiredis 3.5, Python 3.11; tests/unit/cache/measure_c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.crc import key_slot
@@ -61,13 +62,11 @@ class RedisCache:
 
     def write(self, entries: CacheBatch) -> int:
         latest = newest(entries)
+        write = self._write_slots if self._cluster else self._write_all
         written = 0
         for chunk in _chunks(latest):
             names = self._layout.names(chunk.key)
-            if self._cluster:
-                written += self._guarded(lambda c=chunk, n=names: self._write_slots(n, c), "write")
-            else:
-                written += self._guarded(lambda c=chunk, n=names: self._write_all(n, c), "write")
+            written += self._guarded(partial(write, names, chunk), "write")
         return written
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -75,7 +74,7 @@ class RedisCache:
         found: list[bytes | None] = []
         for start in range(0, len(names), MAX_KEYS):
             wanted = [(name, b"d") for name in names[start : start + MAX_KEYS]]
-            found += self._guarded(lambda w=wanted: self._fields(w), "read")
+            found += self._guarded(partial(self._fields, wanted), "read")
         return found
 
     def ping(self) -> None:

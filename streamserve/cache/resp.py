@@ -6,8 +6,9 @@ a stray client cannot fill the memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Union
+from typing import BinaryIO, TypeAlias
 
 MAX_ARGUMENTS = 1 << 20
 MAX_ARGUMENT_BYTES = 64 << 20
@@ -28,17 +29,7 @@ class Failure:
     text: str
 
 
-Reply = Union[
-    Simple,
-    Failure,
-    int,
-    bytes,
-    None,
-    "list[Reply]",
-    "dict[bytes, Reply]",
-    "list[bytes]",
-    "dict[bytes, bytes]",
-]
+Reply: TypeAlias = "Simple | Failure | int | bytes | None | Sequence[Reply] | Mapping[bytes, Reply]"
 
 
 def read_command(stream: BinaryIO) -> list[bytes]:
@@ -86,8 +77,8 @@ def encode(reply: Reply, protocol: int) -> bytes:
             return b":%d\r\n" % reply
         case bytes():
             return b"$%d\r\n%s\r\n" % (len(reply), reply)
-        case list():
-            return b"*%d\r\n" % len(reply) + b"".join(encode(item, protocol) for item in reply)
-        case dict():
+        case Mapping():
             head = b"%%%d\r\n" % len(reply) if protocol == 3 else b"*%d\r\n" % (2 * len(reply))
             return head + b"".join(encode(k, protocol) + encode(v, protocol) for k, v in reply.items())
+        case _:
+            return b"*%d\r\n" % len(reply) + b"".join(encode(item, protocol) for item in reply)
