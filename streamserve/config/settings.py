@@ -45,7 +45,7 @@ class InputSettings(Settings):
     event_time: str | None = None
     """Field with epoch milliseconds; default the record's timestamp."""
     start: str = "beginning"
-    """Where partitions without a committed offset start: `beginning`, `end`, a time (ISO 8601 or epoch ms)."""
+    """Where partitions without a committed offset start: `beginning`, `end`, or a time (ISO, epoch ms)."""
     max_record_bytes: int = Field(default=1_048_576, ge=1, le=1 << 30)
     """A larger value is rejected as `too_large`."""
 
@@ -123,7 +123,7 @@ class EngineSettings(Settings):
     max_batch_bytes: int = Field(default=16_777_216, ge=1024)
     """Most bytes of record values in one batch."""
     max_delay_ms: float = Field(default=0, ge=0, le=60_000)
-    """Longest wait of a batch's first event for a fuller batch; 0: it leaves as soon as the engine is free."""
+    """Longest wait of the first event of a batch for more; 0: it leaves as soon as the engine is free."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the runtime for one inference."""
     allow_cpu_fallback: bool = False

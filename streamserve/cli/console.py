@@ -1,0 +1,56 @@
+"""Where the command line writes: data on stdout, everything else on stderr, colours only for a terminal.
+
+Rich is imported when something is printed by it, never before; `NO_COLOR` and a pipe turn colours off.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def stdout() -> Console:
+    """A console for data."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def stderr() -> Console:
+    """A console for messages."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def emit_json(value: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def say(message: str, style: str = "") -> None:
+    """A line on stderr, as it is: no markup is looked for in it."""
+    stderr().print(message, style=style, markup=False)
+
+
+def show(message: str, style: str = "") -> None:
+    """A line of data on stdout, as it is."""
+    stdout().print(message, style=style, markup=False)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout: aligned, without lines, nothing cut off."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*row)
+    console = stdout()
+    console.print(table, width=None if console.is_terminal else 400, crop=False)
