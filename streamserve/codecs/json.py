@@ -101,7 +101,7 @@ class WideJsonDecoder:
         document = array = None
         for i, value in enumerate(cast("list[bytes]", values)):
             try:
-                # One "{", at the start, and one "[": nothing is nested (simdjson would flatten nested arrays).
+                # One "{", at the start, and one "[": nothing is nested (simdjson flattens arrays).
                 if value.rfind(b"{") or value.find(b"[") != value.rfind(b"[") or len(value) > limit:
                     raise Unfit
                 document = parse(value)
