@@ -1,8 +1,8 @@
 """A circuit breaker: when a dependency that failed may be tried again.
 
-Owns three states and the waits between trials; knows not what is tried. Closed: everything passes. Open: nothing
-passes until a wait is over, twice as long after every failed trial, with jitter so that workers do not come back in
-step. Half open: one trial passes and decides.
+Owns three states and the waits between trials; knows not what is tried. Closed: everything passes. Open:
+nothing passes until a wait is over, twice as long after every failed trial, with jitter so that workers do
+not come back in step. Half open: one trial passes and decides.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Cache entries from predictions: which document under which key with which version.
 
-Sits between the commit and the cache: the worker calls `EntryMaker.make` with what it has just committed. Owns the
-choice of the version (`cache.order`) and the coalescing of a batch to the newest entry per key; does no I/O.
+Sits between the commit and the cache: the worker calls `EntryMaker.make` with what it has just committed.
+Owns the choice of the version (`cache.order`) and the coalescing of a batch to the newest entry per key; does
+no I/O.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Literal
 
 from streamserve.batch import CacheBatch, EventBatch, OutboundBatch
@@ -15,8 +15,8 @@ from streamserve.cache.keys import event_time_versions, offset_versions
 
 Order = Literal["offset", "event_time"]
 ENTITY_HEADER = "streamserve.entity"
-"""Header of a prediction record with the entity key, needed only when `input.key` names a field: the record's own
-key is the input record's then, and without this header the cache could not be rebuilt from the topic."""
+"""Header of a prediction record with the entity key, needed only when `input.key` names a field: the record's
+own key is the input record's then, and without this header the cache could not be rebuilt from the topic."""
 
 
 class EntryMaker:
@@ -82,22 +82,4 @@ def newest(entries: CacheBatch) -> CacheBatch:
         known = best.get(key)
         if known is None or versions[index] > versions[known]:
             best[key] = index
-    return take(entries, list(best.values()))
-
-
-def take(entries: CacheBatch, keep: list[int]) -> CacheBatch:
-    """The entries at the positions `keep`."""
-    if len(keep) < 2:
-        return CacheBatch(
-            row=[entries.row[i] for i in keep],
-            key=[entries.key[i] for i in keep],
-            version=[entries.version[i] for i in keep],
-            document=[entries.document[i] for i in keep],
-        )
-    pick = itemgetter(*keep)
-    return CacheBatch(
-        row=list(pick(entries.row)),
-        key=list(pick(entries.key)),
-        version=list(pick(entries.version)),
-        document=list(pick(entries.document)),
-    )
+    return entries.take(list(best.values()))

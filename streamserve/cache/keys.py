@@ -1,20 +1,21 @@
 """Names and versions: where an entity's prediction lies in Redis, and which of two predictions is the newer.
 
-Owns the key layout and the text of versions; knows neither Redis nor Kafka. Both are made for whole batches, because
-they stand in the hot path.
+Owns the key layout and the text of versions; knows neither Redis nor Kafka. Both are made for whole batches,
+because they stand in the hot path.
 
-Key layout: `pred:<pipeline>:<entity key>`. An entity key stays as it is when it has at most 200 bytes, all of them
-printable ASCII other than space and braces (a brace would make a hash tag in a Redis cluster), and does not begin
-with `#`. Any other is replaced by `#` and the 64 hexadecimal digits of its SHA-256. The two forms cannot meet, since
-a key that begins with `#` is always hashed.
+Key layout: `pred:<pipeline>:<entity key>`. An entity key stays as it is when it has at most 200 bytes, all of
+them printable ASCII other than space and braces (a brace would make a hash tag in a Redis cluster), and does
+not begin with `#`. Any other is replaced by `#` and the 64 hexadecimal digits of its SHA-256. The two forms
+cannot meet, since a key that begins with `#` is always hashed.
 
-Versions are texts of fixed width that order as bytes, because numbers in Redis' Lua are exact only up to 2^53:
+Versions are texts of fixed width that order as bytes, because numbers in Redis' Lua are exact only up to
+2^53:
 
-* by offset, `<partition count, 7 digits>:<offset, 19 digits>`. A record key stays in its partition until the count
-  grows, so offsets of one key compare within a count, and a larger count is later. Records that were produced before
-  the count grew and are processed after it keep their place only by event time.
-* by event time, `<ms + 2^63, 20 digits>:<offset, 19>:<partition, 7>:<CRC-32 of the topic, 8>`. The tail makes the
-  order total: two predictions never have one version unless they are of the same input record.
+* by offset, `<partition count, 7 digits>:<offset, 19 digits>`. A record key stays in its partition until the
+  count grows, so offsets of one key compare within a count, and a larger count is later. Records that were
+  produced before the count grew and are processed after it keep their place only by event time.
+* by event time, `<ms + 2^63, 20 digits>:<offset, 19>:<partition, 7>:<CRC-32 of the topic, 8>`. The tail makes
+  the order total: two predictions never have one version unless they are of the same input record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A stand-in for Redis on loopback, inside this process: for demos and tests where no server can be had.
 
-Speaks RESP2 and RESP3 and only the commands that streamserve uses; the cache's script is played in Python by the
-same rule. Owns its data, which is bounded: beyond `max_keys` the oldest key leaves. Refuses everything else with a
-proper error, and is no server for production: no persistence, no authentication, one lock.
+Speaks RESP2 and RESP3 and only the commands that streamserve uses; the cache's script is played in Python by
+the same rule. Owns its data, which is bounded: beyond `max_keys` the oldest key leaves. Refuses everything
+else with a proper error, and is no server for production: no persistence, no authentication, one lock.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The prediction topic as a source of cache entries: what was committed, read again.
 
-Owns a consumer without a group's work (it assigns, and never commits) and the way back from a prediction record to a
-cache entry. Only committed records are seen. What is needed from a record:
+Owns a consumer without a group's work (it assigns, and never commits) and the way back from a prediction
+record to a cache entry. Only committed records are seen. What is needed from a record:
 
 * the document is its value; event time and source position stand in it (`event_time`, `source`),
 * the entity key is the header `streamserve.entity` where there is one, else the record's key,
-* the version by offset needs the input topic's partition count at the time of the prediction: `source.partitions`
-  where the prediction has it, else the count of today, which is the same unless partitions were added.
+* the version by offset needs the input topic's partition count at the time of the prediction:
+  `source.partitions` where the prediction has it, else the count of today, which is the same unless
+  partitions were added.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class EntryReader:
         return Chunk(entries=newest(batch), records=records, skipped=skipped)
 
     def _entry(self, message: Message) -> tuple[bytes, bytes, bytes] | str:
-        value = cast("bytes | None", message.value())
+        value = message.value()
         if value is None:
             return "tombstone"
         try:
@@ -101,7 +102,7 @@ class EntryReader:
         source = prediction.source
         if self._inputs and source.topic not in self._inputs:
             return "foreign"
-        entity = _header(message, ENTITY_HEADER) or cast("bytes | None", message.key())
+        entity = _header(message, ENTITY_HEADER) or message.key()
         if entity is None:
             return "no_entity"
         if self._by_offset:

@@ -1,9 +1,9 @@
 """The whole cache from the prediction topic again, however it was lost.
 
-Reads the topic from the beginning (or from given positions or a time) to its end at the start, committed records
-only, and writes every prediction by the same compare-and-set as the workers do. So it may run beside them, twice, in
-parts and in any order, and the outcome is the same: the newest prediction of every key. The time to live starts anew
-for what was missing. At the end the repair markers say what is complete.
+Reads the topic from the beginning (or from given positions or a time) to its end at the start, committed
+records only, and writes every prediction by the same compare-and-set as the workers do. So it may run beside
+them, twice, in parts and in any order, and the outcome is the same: the newest prediction of every key. The
+time to live starts anew for what was missing. At the end the repair markers say what is complete.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class RebuildReport:
         partitions: of it.
         records: read.
         written: entries written.
-        current: entries that the cache had already, or newer ones; those older than another of the same poll too.
+        current: entries that the cache had already, or newer ones; those superseded
+            within the same poll too.
         skipped: records that gave no entry, by reason (`tombstone`, `foreign`, `no_entity`).
         records_expected: offsets in the ranges that were to be read; gaps and markers count.
         seconds: it took.

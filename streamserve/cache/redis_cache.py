@@ -1,14 +1,15 @@
 """The prediction cache in Redis or Valkey, one server or a cluster.
 
-Owns the client, the compare-and-set of whole batches by one script call, and the map from the client's errors to
-`CacheError`. Keeps no queue and retries only what an immediate second try mends: a server that does not know the
-script (NOSCRIPT) and one that became a replica (READONLY). Waiting, backoff and repair are `writer` and `repair`.
+Owns the client, the compare-and-set of whole batches by one script call, and the map from the client's errors
+to `CacheError`. Keeps no queue and retries only what an immediate second try mends: a server that does not
+know the script (NOSCRIPT) and one that became a replica (READONLY). Waiting, backoff and repair are `writer`
+and `repair`.
 
-RESP2 is spoken on purpose: every server since 2.6 knows it, nothing here needs RESP3, and it saves a HELLO, so that
-the user in Redis needs few rights: `evalsha`, `script|load`, `hget`, `hset`, `pexpire`, `ping`.
+RESP2 is spoken on purpose: every server since 2.6 knows it, nothing here needs RESP3, and it saves a HELLO,
+so that the user in Redis needs few rights: `evalsha`, `script|load`, `hget`, `hset`, `pexpire`, `ping`.
 
-Cost: 1.1 us of client CPU a key at 512 keys a batch and 300-byte documents (2-core x86 virtual machine, Redis 7.0 on
-loopback, redis-py 8.1 with hiredis 3.5, Python 3.11; tests/unit/cache/measure_cache.py).
+Cost: 1.1 us of client CPU a key at 512 keys a batch and 300-byte documents (2-core x86 virtual machine, Redis
+7.0 on loopback, redis-py 8.1 with hiredis 3.5, Python 3.11; tests/unit/cache/measure_cache.py).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from streamserve.batch import CacheBatch, TopicPartition
-from streamserve.cache.entries import newest, take
+from streamserve.cache.entries import newest
 from streamserve.cache.keys import KeyLayout
 from streamserve.cache.redis_client import connect, is_cluster, mapped, server_may_differ
 from streamserve.cache.script import WRITE, WRITE_SHA
 from streamserve.config.settings import CacheSettings
 
 MAX_KEYS = 1000
-"""Most keys of one script call: the server serves nobody else meanwhile, and 1,000 keys take it about 3 ms."""
+"""Most keys of one script call: the server serves nobody else meanwhile, 1,000 keys take about 3 ms."""
 MAX_BYTES = 4 << 20
 """Most bytes of documents in one script call."""
 
@@ -45,8 +46,8 @@ class RedisCache:
     Args:
         settings: the `cache` block.
         pipeline: name of the pipeline, part of every key.
-        on_server_change: called after a call that found another or an emptied server behind the address (it did
-            not know the script, refused writes, or dropped the connection): entries may be missing from it.
+        on_server_change: called after a call that found another or an emptied server behind the address (it
+            did not know the script, refused writes, or dropped the connection): entries may be missing there.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class RedisCache:
             slots.setdefault(key_slot(name), []).append(index)
         pipeline = self._connected().pipeline(transaction=False)
         for group in slots.values():
-            part = take(entries, group)
+            part = entries.take(group)
             keys = [names[index] for index in group]
             pipeline.execute_command(
                 "EVALSHA", WRITE_SHA, len(keys), *keys, self._ttl_ms, *part.version, *part.document
@@ -140,7 +141,7 @@ class RedisCache:
         return self._client
 
     def _guarded(self, call: Callable[[], T], what: str) -> T:
-        """The call's answer, after at most one mend each of a forgotten script and a server turned replica."""
+        """The call's answer, after mending a forgotten script and a server turned replica once each."""
         mends: list[tuple[type[RedisError], Callable[[], None]]] = [
             (NoScriptError, self._load_script),
             (ReadOnlyError, self._drop_pool),
@@ -188,7 +189,7 @@ def _chunks(entries: CacheBatch) -> Iterator[CacheBatch]:
     room = MAX_BYTES
     for index, size in enumerate(sizes):
         if index > start and (size > room or index - start == MAX_KEYS):
-            yield take(entries, list(range(start, index)))
+            yield entries.take(range(start, index))
             start, room = index, MAX_BYTES
         room -= size
-    yield take(entries, list(range(start, len(sizes))))
+    yield entries.take(range(start, len(sizes)))

@@ -1,7 +1,7 @@
 """The Redis client of the cache: made from settings, and its errors put into words.
 
-Owns addresses, credentials, TLS, timeouts, and the map from redis-py's errors to `CacheError` with a remedy. Knows
-nothing of keys and entries.
+Owns addresses, credentials, TLS, timeouts, and the map from redis-py's errors to `CacheError` with a remedy.
+Knows nothing of keys and entries.
 """
 
 from __future__ import annotations
@@ -68,17 +68,21 @@ def _address(settings: CacheSettings) -> tuple[str, str | None]:
 def _credentials(user: str | None, password_file: Path) -> Any:
     """Reads the password file at every new connection, so that a rotated password needs no restart."""
     from redis.credentials import CredentialProvider
+    from redis.exceptions import AuthenticationError
 
     class FileCredentials(CredentialProvider):
         def get_credentials(self) -> tuple[str] | tuple[str, str]:
-            password = password_file.read_text().rstrip("\r\n")
+            try:
+                password = password_file.read_text().rstrip("\r\n")
+            except OSError as error:
+                raise AuthenticationError(f"cannot read {password_file}: {error.strerror}") from error
             return (password,) if user is None else (user, password)
 
     return FileCredentials()
 
 
 def server_may_differ(error: Exception) -> bool:
-    """Whether, once it is over, another or an emptied server may be behind the address (a slow one is the same)."""
+    """Whether another or an emptied server may be there once it is over (a slow one stays the same)."""
     from redis.exceptions import BusyLoadingError, ClusterDownError, ConnectionError, TimeoutError
 
     if isinstance(error, TimeoutError):
@@ -101,7 +105,7 @@ def mapped(error: Exception, settings: CacheSettings, what: str) -> CacheError:
     text = str(error) or type(error).__name__
     retryable = True
     if isinstance(error, exceptions.TimeoutError):
-        remedy = f"no answer within {settings.timeout_ms:g} ms; is it overloaded, or is cache.timeout_ms too short?"
+        remedy = f"no answer in {settings.timeout_ms:g} ms; is it overloaded, or cache.timeout_ms too short?"
     elif isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
         remedy, retryable = f"it refuses us ({text}); check cache.username and cache.password_file", False
     elif isinstance(error, exceptions.NoPermissionError):

@@ -1,20 +1,21 @@
 """The tail of the prediction topic is read again where the cache may lack it.
 
-Owns the repair markers: hash `repair:<pipeline>`, field `<topic>-<partition>` of the *input*, value the offset of the
-prediction partition below which the cache has everything that was made of that input. (By input, since several
-inputs, owned by different workers, may share a prediction partition.) When a partition is assigned, entries of its former owner may never have
-reached the cache, so everything since the marker is written again; the same after entries were lost or the server
-was exchanged. It is bounded in records and time: what lies beyond is left to `streamserve cache rebuild`, and the
-marker then stays.
+Owns the repair markers: hash `repair:<pipeline>`, field `<topic>-<partition>` of the *input*, value the
+offset of the prediction partition below which the cache has everything that was made of that input. (By
+input, since several inputs, owned by different workers, may share a prediction partition.) When a partition
+is assigned, entries of its former owner may never have reached the cache, so everything since the marker is
+written again; the same after entries were lost or the server was exchanged. It is bounded in records and
+time: what lies beyond is left to `streamserve cache rebuild`, and the marker then stays.
 
-How a marker moves on: at time T the end of what is committed is noted; `grace_s` later every commit before T has been
-offered to the queue; once all that was offered by then is written, everything below the noted end is in the cache.
-`grace_s` must therefore exceed the longest time between a commit at the broker and its `offer`: the commit watchdog's
-deadline. Markers and entries share one server's replication stream, so a replica that was promoted has no marker
-ahead of its entries; on a cluster they lie on different servers, and after a failover there only a rebuild is sure.
+How a marker moves on: at time T the end of what is committed is noted; `grace_s` later every commit before T
+has been offered to the queue; once all that was offered by then is written, everything below the noted end is
+in the cache. `grace_s` must therefore exceed the longest time between a commit at the broker and its `offer`:
+the commit watchdog's deadline. Markers and entries share one server's replication stream, so a replica that
+was promoted has no marker ahead of its entries; on a cluster they lie on different servers, and after a
+failover there only a rebuild is sure.
 
-Runs on the cache thread, a little a step (`writer.CacheWriter`); `assigned`, `revoked` and `request` may be called by
-any thread.
+Runs on the cache thread, a little a step (`writer.CacheWriter`); `assigned`, `revoked` and `request` may be
+called by any thread.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class RepairLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What a repair did: records read, entries written, and the input partitions of which not all could be read."""
+    """What a repair did: records read, entries written, input partitions that it could not read whole."""
 
     records: int
     written: int
@@ -128,7 +129,7 @@ class TailRepair:
             self._changes.append((False, tuple(partitions)))
 
     def request(self) -> None:
-        """Entries were lost, or another server may be behind the address: repair every owned partition. Any thread."""
+        """Entries were lost, or the server may be another one: repair every owned partition. Any thread."""
         with self._lock:
             self._requested = True
 

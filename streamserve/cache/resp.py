@@ -1,7 +1,7 @@
 """RESP2 and RESP3, as far as a small server needs them: commands in, replies out.
 
-Owns the wire format only (https://redis.io/docs/latest/develop/reference/protocol-spec/). Sizes are bounded, so that
-a stray client cannot fill the memory.
+Owns the wire format only (https://redis.io/docs/latest/develop/reference/protocol-spec/). Sizes are bounded,
+so that a stray client cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Failure:
     text: str
 
 
-Reply: TypeAlias = "Simple | Failure | int | bytes | None | Sequence[Reply] | Mapping[bytes, Reply]"
+Reply: TypeAlias = "Simple | Failure | int | bytes | Sequence[Reply] | Mapping[bytes, Reply] | None"
 
 
 def read_command(stream: BinaryIO) -> list[bytes]:

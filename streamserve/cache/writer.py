@@ -1,10 +1,11 @@
 """The cache thread's work: what was committed in Kafka goes to the cache, and nobody waits for it.
 
-Owns the queue between the commit and the cache, which keeps the newest entry per key and is bounded, the batches
-written from it, and the circuit breaker. An outage of the cache costs the Kafka path nothing: `offer` returns at
-once, entries wait and are written after healing. When more keys wait than the queue holds, entries are lost and the
-queue says so (`Repair.request`): the tail of the prediction topic is then read again. A write that timed out may or
-may not have happened; it is written again, which is harmless, since every write is a compare-and-set by version.
+Owns the queue between the commit and the cache, which keeps the newest entry per key and is bounded, the
+batches written from it, and the circuit breaker. An outage of the cache costs the Kafka path nothing: `offer`
+returns at once, entries wait and are written after healing. When more keys wait than the queue holds, entries
+are lost and the queue says so (`Repair.request`): the tail of the prediction topic is then read again. A
+write that timed out may or may not have happened; it is written again, which is harmless, since every write
+is a compare-and-set by version.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _Queue = dict[bytes, tuple[bytes, bytes, int]]
 
 
 class Repair(Protocol):
-    """What mends the cache from the prediction topic, a little at a time, on the cache thread (`repair.TailRepair`)."""
+    """What mends the cache from the prediction topic, on the cache thread: `repair.TailRepair`."""
 
     def request(self) -> None:
         """Entries were lost: everything since the markers must be read again. Any thread."""
@@ -79,7 +80,8 @@ class WriterMetrics:
 class CacheWriter:
     """The queue before a cache and the loop that empties it.
 
-    `offer` may be called by any thread; `run` (or `step`, in tests) by one thread, the only one that uses the cache.
+    `offer` may be called by any thread; `run` (or `step`, in tests) by one thread, the only one that uses the
+    cache.
 
     Args:
         cache: the cache; closed at the end of `run`.
@@ -163,7 +165,7 @@ class CacheWriter:
             self._cache.close()
 
     def step(self) -> float:
-        """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next step."""
+        """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next one."""
         wait_s = self._breaker.wait_s()
         if wait_s > 0:
             return min(wait_s, IDLE_S)
@@ -182,7 +184,7 @@ class CacheWriter:
         return 0.0 if wrote or more else IDLE_S
 
     def drain(self, deadline: Deadline) -> bool:
-        """Wait until everything offered is in the cache. Returns: whether it is; False when the time is over."""
+        """Wait until everything offered is in the cache. Returns: whether it is, in time."""
         with self._changed:
             while not self._settled_all():
                 if deadline.expired() or self._closing:
@@ -210,7 +212,7 @@ class CacheWriter:
         return not (self._inbox or self._waiting or self._taken)
 
     def _absorb(self) -> None:
-        """Inbox to queue, newest version per key. A key keeps its place, so the queue's front is its oldest."""
+        """Inbox to queue, newest version per key. A key keeps its place, so the front is the oldest."""
         waiting = self._waiting
         number = self._offers - len(self._inbox)
         for entries in self._inbox:

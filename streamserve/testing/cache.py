@@ -1,7 +1,7 @@
 """The in-memory twin of the prediction cache.
 
-Keeps the contract of `streamserve.ports.Cache` in a dictionary: newest version per key, in whatever order writes
-come. Has no time to live. Outages are played by `fail_with`.
+Keeps the contract of `streamserve.ports.Cache` in a dictionary: newest version per key, in whatever order
+writes come. Has no time to live. Outages are played by `fail_with`.
 """
 
 from __future__ import annotations
