@@ -76,12 +76,12 @@ class OnnxEngine:
     """
 
     def __init__(self, path: str | Path, settings: EngineSettings) -> None:
-        self._session = _session(str(path), settings)
-        self._provider = _checked_provider(self._session, settings)
-        self._signature = _signature(self._session)
+        session = _session(str(path), settings)
+        self._provider = _checked_provider(session, settings)
+        self._signature = _signature(session)
         self._outputs = [spec.name for spec in self._signature.outputs]
         self._first_input = self._signature.inputs[0].name
-        self._run = self._session.run
+        self._run = session.run
 
     @property
     def signature(self) -> Signature:
@@ -118,9 +118,8 @@ class OnnxEngine:
                 _check_output(spec, value, rows)
 
     def close(self) -> None:
-        """Let go of the session; the engine cannot infer any more."""
+        """Let go of the session; the engine cannot infer any more. Idempotent."""
         self._run = _closed
-        del self._session
 
     def _dummies(self, rows: int) -> Tensors:
         """Inputs that any model must take: `rows` of zeros (False, empty strings), other free axes 1 long."""

@@ -41,7 +41,12 @@ class Known:
 def features(values, rows):
     n = max(rows) + 1
     origin = RecordBatch(
-        topic=["t"] * n, partition=[0] * n, offset=list(range(n)), timestamp_ms=[0] * n, key=[None] * n, value=[b""] * n
+        topic=["t"] * n,
+        partition=[0] * n,
+        offset=list(range(n)),
+        timestamp_ms=[0] * n,
+        key=[None] * n,
+        value=[b""] * n,
     )
     events = EventBatch(
         origin=origin,

@@ -13,7 +13,10 @@ from streamserve.testing.engine import FunctionEngine
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1,)),),
-    outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 2)), TensorSpec(name="s", dtype="str", shape=(-1,))),
+    outputs=(
+        TensorSpec(name="y", dtype="float32", shape=(-1, 2)),
+        TensorSpec(name="s", dtype="str", shape=(-1,)),
+    ),
 )
 
 
@@ -30,7 +33,12 @@ def features(values, origin_rows=None):
         value=[b""] * total,
     )
     events = EventBatch(
-        origin=origin, row=rows, id=[str(r) for r in rows], entity=[None] * n, event_time_ms=[0] * n, fields={}
+        origin=origin,
+        row=rows,
+        id=[str(r) for r in rows],
+        entity=[None] * n,
+        event_time_ms=[0] * n,
+        fields={},
     )
     return FeatureBatch(events=events, inputs={"x": np.asarray(values, dtype=np.float32)})
 

@@ -1,0 +1,72 @@
+"""What every `ports.Engine` does, on ONNX Runtime and on the in-memory twin: both look numbers up in a table."""
+
+import numpy as np
+import pytest
+
+from benchmarks import models
+from streamserve.config.settings import EngineSettings
+from streamserve.engines.onnx import OnnxEngine
+from streamserve.errors import EngineError
+from streamserve.ports import Signature, TensorSpec
+from streamserve.testing.engine import FunctionEngine
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(-1,)),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=(-1,)),),
+)
+TABLE = np.arange(100, dtype=np.float32) ** 2
+
+
+@pytest.fixture(params=["onnx", "function"])
+def engine(request, tmp_path):
+    if request.param == "onnx":
+        made = OnnxEngine(models.save(models.looks_up(), tmp_path), EngineSettings(device="cpu"))
+    else:
+        made = FunctionEngine(lambda inputs: {"y": TABLE[inputs["x"].astype(np.int64)]}, SIGNATURE)
+    yield made
+    made.close()
+
+
+def x(*values):
+    return {"x": np.array(values, dtype=np.float32)}
+
+
+def test_it_says_what_it_takes_and_gives(engine):
+    assert engine.signature == SIGNATURE
+    assert engine.provider
+
+
+def test_outputs_have_the_batchs_length_and_order(engine):
+    values = np.random.default_rng(1).integers(0, 100, 257)
+    outputs = engine.infer(x(*values))
+    assert list(outputs) == ["y"]
+    assert outputs["y"].dtype == np.float32
+    np.testing.assert_array_equal(outputs["y"], TABLE[values])
+
+
+def test_a_rows_output_does_not_depend_on_the_others(engine):
+    together = engine.infer(x(3, 5, 7))["y"]
+    assert [float(engine.infer(x(v))["y"][0]) for v in (3, 5, 7)] == together.tolist()
+
+
+def test_a_row_that_cannot_be_inferred_is_an_engine_error_for_the_batch(engine):
+    with pytest.raises(EngineError) as caught:
+        engine.infer(x(1, 1000, 2))
+    assert not caught.value.retryable
+    assert engine.infer(x(1, 2))["y"].tolist() == [1, 4]
+
+
+def test_an_unknown_or_missing_input_is_an_engine_error(engine):
+    with pytest.raises(EngineError):
+        engine.infer({"z": np.zeros(1, np.float32)})
+
+
+def test_warming_runs_and_leaves_the_engine_fit(engine):
+    engine.warm([1, 2, 64])
+    assert engine.infer(x(2))["y"].tolist() == [4]
+
+
+def test_a_closed_engine_refuses(engine):
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(x(1))

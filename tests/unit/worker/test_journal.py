@@ -1,0 +1,204 @@
+import logging
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamserve.batch import RecordBatch, TopicPartition
+from streamserve.errors import ConfigError
+from streamserve.worker.journal import CrashJournal, Entry, OffsetRange, ranges_of, read_abandoned
+from streamserve.worker.quarantine import (
+    DEVICE_FAULT_EXIT_CODE,
+    Quarantine,
+    Record,
+    judged,
+)
+
+SEGV, KILL = -11, -9
+
+
+def records(*places):
+    n = len(places)
+    return RecordBatch(
+        topic=[p[0] for p in places],
+        partition=[p[1] for p in places],
+        offset=[p[2] for p in places],
+        timestamp_ms=[0] * n,
+        key=[None] * n,
+        value=[b""] * n,
+    )
+
+
+def abandon(state_dir, slot, batch, rows):
+    """Leave a journal as a dead process does."""
+    journal = CrashJournal(state_dir, slot)
+    journal.open()
+    journal.enter(batch, rows)
+    journal.close()
+    return state_dir / f"journal-{slot}"
+
+
+BATCH = records(("t", 0, 5), ("t", 1, 7), ("t", 0, 9), ("t", 1, 8), ("t", 0, 10))
+
+
+def test_an_entry_names_the_offsets_of_each_partition(tmp_path):
+    path = abandon(tmp_path, "a", BATCH, [0, 1, 2, 3])
+    entry = read_abandoned(path)
+    assert entry.rows == 4
+    assert set(entry.ranges) == {OffsetRange("t", 0, 5, 10), OffsetRange("t", 1, 7, 8)}
+
+
+def test_a_single_row_is_named_exactly(tmp_path):
+    path = abandon(tmp_path, "a", BATCH, [2])
+    assert read_abandoned(path) == Entry(1, (OffsetRange("t", 0, 9, 9),))
+
+
+def test_leaving_strikes_the_entry_out(tmp_path):
+    with CrashJournal(tmp_path, "a") as journal:
+        journal.enter(BATCH, [0, 1])
+        journal.leave()
+    assert read_abandoned(tmp_path / "journal-a") is None
+
+
+def test_the_journal_of_a_live_slot_is_not_read_and_not_taken_over(tmp_path):
+    with CrashJournal(tmp_path, "a") as journal:
+        journal.enter(BATCH, [0, 1])
+        assert read_abandoned(tmp_path / "journal-a") is None
+        with pytest.raises(ConfigError, match="another worker runs as slot 'a'"):
+            CrashJournal(tmp_path, "a").open(timeout_s=0)
+
+
+def test_the_folder_and_its_files_are_private(tmp_path):
+    folder = tmp_path / "deep" / "state"
+    abandon(folder, "a", BATCH, [0])
+    Quarantine.load(folder, "a", SEGV)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for file in ("quarantine.json", "lock"):
+        assert stat.S_IMODE((folder / file).stat().st_mode) == 0o600
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("tu"), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=30)
+)
+def test_ranges_cover_every_record_from_first_to_last(steps):
+    at, places = {}, []
+    for topic, partition, step in steps:
+        at[topic, partition] = at.get((topic, partition), 0) + 1 + step
+        places.append((topic, partition, at[topic, partition]))
+    expected = {}
+    for topic, partition, offset in places:
+        first, _ = expected.get((topic, partition), (offset, offset))
+        expected[topic, partition] = (first, offset)
+    ranges = ranges_of(records(*places), [0, 1])
+    assert sorted(ranges) == sorted((t, p, first, last) for (t, p), (first, last) in expected.items())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"junk", b"\0" * 100, b"SSJRNL1\n" + b"\x01" * 5, b"SSJRNL1\n\x01\0\0\0\x04\0\0\0\0\0\0\0abcd"],
+)
+def test_a_file_that_makes_no_sense_is_ignored(tmp_path, content, caplog):
+    (tmp_path / "journal-a").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        quarantine = Quarantine.load(tmp_path, "a", SEGV)
+    assert quarantine.split(BATCH) is None
+    assert [r.msg for r in caplog.records] == (["journal_ignored"] if content.strip(b"\0") else [])
+
+
+def test_a_damaged_entry_is_ignored(tmp_path):
+    path = abandon(tmp_path, "a", BATCH, [0, 1])
+    data = bytearray(path.read_bytes()[:200])
+    data[25] ^= 1
+    path.write_bytes(data)
+    assert read_abandoned(path) is None
+
+
+def test_links_and_folders_in_place_of_files_are_ignored(tmp_path):
+    (tmp_path / "journal-b").mkdir()
+    (tmp_path / "journal-c").symlink_to("/etc/passwd")
+    (tmp_path / "quarantine.json").symlink_to("/etc/passwd")
+    assert Quarantine.load(tmp_path, "a").split(BATCH) is None
+
+
+def test_a_damaged_quarantine_is_ignored_and_replaced(tmp_path, caplog):
+    (tmp_path / "quarantine.json").write_text("{")
+    abandon(tmp_path, "a", BATCH, [0, 1])
+    Quarantine.load(tmp_path, "a", SEGV)
+    assert [r.msg for r in caplog.records][0] == "quarantine_ignored"
+    assert Quarantine.load(tmp_path, "a").split(BATCH).alone == {0, 1, 2, 3, 4}
+
+
+def test_a_batch_that_crashed_becomes_suspects(tmp_path):
+    abandon(tmp_path, "a", BATCH, [0, 1])
+    suspicion = Quarantine.load(tmp_path, "a", SEGV).split(
+        records(("t", 0, 4), ("t", 0, 7), ("u", 0, 7), ("t", 1, 8))
+    )
+    assert (suspicion.alone, dict(suspicion.never)) == ({1, 3}, {})
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [(SEGV, "signal SIGSEGV"), (-6, "signal SIGABRT"), (DEVICE_FAULT_EXIT_CODE, "device fault")],
+)
+def test_a_record_that_crashed_alone_is_quarantined_for_good(tmp_path, cause, words):
+    abandon(tmp_path, "a", BATCH, [2])
+    Quarantine.load(tmp_path, "a", cause)
+    suspicion = Quarantine.load(tmp_path, "b").split(BATCH)
+    assert suspicion.alone == frozenset()
+    assert dict(suspicion.never) == {2: f"the engine crashed on this record ({words})"}
+
+
+@pytest.mark.parametrize("cause", [KILL, 1, 0, None, -64])
+def test_unexplained_deaths_count_to_three(cause):
+    entry = Entry(1, (OffsetRange("t", 0, 9, 9),))
+    record, whys = Record(), []
+    for _ in range(3):
+        record = judged(record, entry, cause)
+        whys.append(record.convicts[0].why)
+    assert whys[:2] == ["", ""]
+    assert whys[2].startswith("the worker died 3 times")
+    assert len(record.convicts) == 1
+
+
+def test_other_dead_slots_make_suspects_and_keep_their_entries(tmp_path):
+    abandon(tmp_path, "other", BATCH, [2])
+    assert Quarantine.load(tmp_path, "a", SEGV).split(BATCH).alone == {2}
+    assert Quarantine.load(tmp_path, "other", SEGV).split(BATCH).never == {
+        2: "the engine crashed on this record (signal SIGSEGV)"
+    }
+
+
+def test_committed_positions_are_forgotten_here_and_in_the_file(tmp_path):
+    abandon(tmp_path, "a", BATCH, [0, 1])
+    quarantine = Quarantine.load(tmp_path, "a", SEGV)
+    quarantine.forget({TopicPartition("t", 0): 10})
+    assert quarantine.split(BATCH).alone == {0, 1, 2, 3, 4}
+    quarantine.forget({TopicPartition("t", 0): 11})
+    assert quarantine.split(BATCH).alone == {1, 3}
+    quarantine.forget({TopicPartition("t", 1): 9})
+    assert quarantine.split(BATCH) is None
+    assert Quarantine.load(tmp_path, "a").split(BATCH) is None
+
+
+def test_what_another_slot_learned_is_there_after_a_reload(tmp_path):
+    quarantine = Quarantine.load(tmp_path, "a")
+    abandon(tmp_path, "b", BATCH, [0])
+    Quarantine.load(tmp_path, "b", SEGV)
+    assert quarantine.split(BATCH) is None
+    quarantine.reload()
+    assert list(quarantine.split(BATCH).never) == [0]
+
+
+@pytest.mark.parametrize("slot", ["", "a/b", "a\0b"])
+def test_a_slots_name_cannot_leave_the_folder(tmp_path, slot):
+    with pytest.raises(ConfigError, match="slot's name"):
+        CrashJournal(tmp_path, slot)
+
+
+def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="state_dir"):
+        Quarantine.load(tmp_path / "file", "a")
+    assert os.listdir(tmp_path) == ["file"]
