@@ -93,6 +93,7 @@ class RecordBatch:
             broker has none.
         headers: makes the header column when somebody asks for it: length n, or empty when no record has headers.
         epochs: the assignment epochs at poll time (shared, immutable).
+        positions: the position after this batch per partition, when the source has it at hand.
         polled_s: monotonic seconds at which the oldest record was polled.
     """
 
@@ -104,13 +105,16 @@ class RecordBatch:
     value: list[bytes | None]
     headers: Callable[[], list[Headers | None]] = no_headers
     epochs: Epochs = field(default_factory=dict)
+    positions: Positions | None = None
     polled_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.value)
 
-    def next_positions(self) -> dict[TopicPartition, int]:
+    def next_positions(self) -> Positions:
         """The position after this batch, per partition: last offset plus one."""
+        if self.positions is not None:
+            return self.positions
         last = dict(zip(zip(self.topic, self.partition, strict=True), self.offset, strict=True))
         return {TopicPartition(topic, partition): offset + 1 for (topic, partition), offset in last.items()}
 
@@ -140,6 +144,7 @@ class RecordBatch:
             key=[x for chunk in chunks for x in chunk.key],
             value=[x for chunk in chunks for x in chunk.value],
             headers=headers,
+            positions={tp: at for chunk in chunks for tp, at in chunk.next_positions().items()},
         )
 
     def rows(self, start: int, stop: int) -> RecordBatch:
@@ -158,6 +163,7 @@ class RecordBatch:
             key=self.key[part],
             value=self.value[part],
             headers=headers,
+            positions=None,
         )
 
 
@@ -300,3 +306,12 @@ class CacheBatch:
 
     def __len__(self) -> int:
         return len(self.key)
+
+    def take(self, keep: Sequence[int]) -> CacheBatch:
+        """The entries at the positions `keep`."""
+        return CacheBatch(
+            row=[self.row[i] for i in keep],
+            key=[self.key[i] for i in keep],
+            version=[self.version[i] for i in keep],
+            document=[self.document[i] for i in keep],
+        )

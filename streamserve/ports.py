@@ -12,7 +12,6 @@ from typing import Protocol
 
 from streamserve.batch import (
     CacheBatch,
-    Epochs,
     EventBatch,
     FeatureBatch,
     OutboundBatch,
@@ -59,16 +58,12 @@ class AssignmentListener(Protocol):
 
 
 class Source(Protocol):
-    """Where records come from. Every method is called by the poll thread alone, `metadata` and `epochs` excepted.
+    """Where records come from. Every method is called by the poll thread alone, `metadata` excepted.
 
+    A source keeps a `pipeline.Assignment` up to date: it assigns, leaves, notes what it delivered and rewinds.
     Guarantees: the order within a partition is kept; a record is handed out once per epoch of its partition; `poll`
     never blocks longer than `timeout_s` plus the listener's own time.
     """
-
-    @property
-    def epochs(self) -> Epochs:
-        """Current assignment epoch of every owned partition. Any thread; immutable, replaced on each change."""
-        ...
 
     @property
     def metadata(self) -> object:
@@ -91,12 +86,12 @@ class Source(Protocol):
         """Undo `pause`. Idempotent."""
         ...
 
-    def rewind(self) -> None:
-        """Give every owned partition a new epoch and go back to the last committed position of each."""
-        ...
+    def rewind(self, *, reread: bool) -> None:
+        """Give every owned partition a new epoch and go back to its last committed position.
 
-    def committed(self, positions: Positions) -> None:
-        """Note that these positions are committed (by a transaction); a rewind goes back to them."""
+        Args:
+            reread: ask the group for the committed positions first, because the outcome of a commit is not known.
+        """
         ...
 
     def commit(self, positions: Positions) -> None:

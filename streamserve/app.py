@@ -1,0 +1,271 @@
+"""The composition root: settings to objects. The only module that names adapters.
+
+Reads top-down like the start of a slot: port for probes, model, features, topics, then the worker. Whatever does not
+fit is found here, before the group is joined, and ends the process with one message and the exit code of its kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from streamserve.batch import ModelIdentity
+from streamserve.clock import Clock, SystemClock
+from streamserve.config.settings import PipelineSettings
+from streamserve.kafka.facts import TopicFacts, topic_facts
+from streamserve.kafka.source import KafkaSource, KafkaStatistics
+from streamserve.pipeline.assignment import Assignment
+from streamserve.pipeline.batcher import Batcher
+from streamserve.pipeline.infer import InferStage
+from streamserve.pipeline.poison import BatchBound
+from streamserve.pipeline.ratio import RejectRatio
+from streamserve.pipeline.stages import Stages
+from streamserve.ports import Engine, ModelFiles, Sink
+from streamserve.telemetry.health import Health
+from streamserve.telemetry.http import ObservabilityServer
+from streamserve.telemetry.logs import Log
+from streamserve.telemetry.metadata import ModelMetadata
+from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.worker.calls import PollCalls
+from streamserve.worker.child import LAST_EXIT_CODE, LAST_EXIT_SIGNAL
+from streamserve.worker.journal import CrashJournal
+from streamserve.worker.loop import Worker
+from streamserve.worker.mailbox import Mailbox
+from streamserve.worker.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from streamserve.cache.slot_cache import SlotCache
+
+MAILBOX_BATCHES = 4
+"""Full batches that may wait between poll and compute."""
+COMMIT_CALL_TIMEOUT_S = 30.0
+
+
+class Slot:
+    """One worker slot, from settings to a running loop.
+
+    Args:
+        settings: the pipeline.
+        name: stable name of the slot; part of its transactional ids.
+        index: position among the slots of this machine; added to the HTTP port.
+    """
+
+    def __init__(self, settings: PipelineSettings, name: str, index: int, log: Log) -> None:
+        self._settings = settings
+        self._name = name
+        self._index = index
+        self._log = log
+        self._clock: Clock = SystemClock()
+        self._worker: Worker | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        """Start, work until stopped, drain. Raises: StreamServeError."""
+        settings = self._settings
+        health = Health(self._clock, stall_s=settings.delivery.stall_s)
+        files = resolve_model(settings)
+        metrics_registry = CollectorRegistry()
+        metrics = WorkerMetrics(
+            metrics_registry, pipeline=settings.pipeline, model=files.name, version=files.version
+        )
+        with contextlib.ExitStack() as stack:
+            engine = load_engine(settings, files)
+            stack.callback(engine.close)
+            health.condition("model", met=True)
+            metrics.model_loaded(sha256=files.sha256, provider=engine.provider, role="stable")
+            metadata = ModelMetadata(
+                name=files.name,
+                version=files.version,
+                inputs=engine.signature.inputs,
+                outputs=engine.signature.outputs,
+            )
+            stack.enter_context(
+                ObservabilityServer(
+                    settings.http,
+                    self._index,
+                    health=health,
+                    registry=metrics_registry,
+                    model=lambda: metadata,
+                    log=self._log,
+                )
+            )
+            self._worker = stack.enter_context(self._build(engine, files, metrics, health))
+            if not self._stopped:
+                self._worker.run()
+
+    def stop(self) -> None:
+        """Drain and end. Safe in a signal handler."""
+        self._stopped = True
+        if self._worker is not None:
+            self._worker.stop()
+
+    @contextlib.contextmanager
+    def _build(
+        self, engine: Engine, files: ModelFiles, metrics: WorkerMetrics, health: Health
+    ) -> Iterator[Worker]:
+        from streamserve.codecs import build_decoder
+        from streamserve.codecs.dead_letter import DeadLetterEncoder
+        from streamserve.codecs.prediction import JsonPredictionEncoder
+        from streamserve.engines import warm_sizes
+        from streamserve.enrich.features import FeatureEnricher
+
+        settings, clock, log = self._settings, self._clock, self._log
+        identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
+        decoder = build_decoder(settings)
+        enricher = FeatureEnricher(settings.features, engine.signature)
+        encoder = JsonPredictionEncoder(settings.output, engine.signature, settings.input)
+        facts = topic_facts(settings)
+        health.condition("topics", met=True)
+        engine.warm(warm_sizes(settings.engine.max_batch_size))
+        health.condition("warm", met=True)
+
+        folder = state_dir(settings)
+        quarantine = Quarantine.load(folder, self._name, _last_crash())
+        assignment = Assignment(clock)
+        calls = PollCalls()
+        with CrashJournal(folder, self._name) as journal:
+            cache = build_cache(settings, facts, metrics, clock, log)
+            stages = Stages(
+                decoder=decoder,
+                enricher=enricher,
+                infer=InferStage(engine, identity, journal, quarantine, BatchBound()),
+                encoder=encoder,
+                reject_encoder=DeadLetterEncoder(
+                    settings.dead_letter.topic,
+                    group=settings.pipeline,
+                    max_bytes=facts.max_bytes[settings.dead_letter.topic],
+                    model=identity,
+                ),
+                max_output_bytes=facts.max_bytes[settings.output.topic],
+                metrics=metrics,
+                cache_entries=cache.entries if cache is not None else None,
+            )
+            source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda s: report(s))
+            worker = Worker(
+                source=source,
+                sink=build_sink(settings, self._name, folder, source, calls, metrics, clock, log),
+                stages=stages,
+                assignment=assignment,
+                mailbox=Mailbox(build_batcher(settings), clock),
+                max_poll=settings.engine.max_batch_size,
+                delivery=settings.delivery,
+                calls=calls,
+                ratio=RejectRatio(settings.dead_letter.max_ratio, settings.dead_letter.ratio_window),
+                quarantine=quarantine,
+                metrics=metrics,
+                health=health,
+                clock=clock,
+                log=log,
+                cache=cache,
+            )
+
+            def report(statistics: KafkaStatistics) -> None:
+                worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
+
+            yield worker
+
+
+def resolve_model(settings: PipelineSettings) -> ModelFiles:
+    """The model version that the settings mean, digests checked."""
+    from streamserve.registry.repository import FolderRepository
+
+    return FolderRepository(settings.model.repository).resolve(settings.model.name, str(settings.model.version))
+
+
+def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:
+    """The engine with that model."""
+    from streamserve.engines import build_engine
+
+    return build_engine(files, settings.engine)
+
+
+def build_batcher(settings: PipelineSettings) -> Batcher:
+    """The growing batch, with room for a few full ones."""
+    engine = settings.engine
+    return Batcher(
+        max_size=engine.max_batch_size,
+        max_bytes=engine.max_batch_bytes,
+        max_delay_s=engine.max_delay_ms / 1000,
+        capacity=MAILBOX_BATCHES * engine.max_batch_size,
+    )
+
+
+def build_sink(
+    settings: PipelineSettings,
+    slot: str,
+    folder: Path,
+    source: KafkaSource,
+    calls: PollCalls,
+    metrics: WorkerMetrics,
+    clock: Clock,
+    log: Log,
+) -> Sink:
+    """The sink of the configured guarantee."""
+    from streamserve.kafka.clients import producer_properties
+
+    if settings.delivery.guarantee == "at_least_once":
+        from streamserve.kafka.at_least_once import AtLeastOnceSink
+
+        return AtLeastOnceSink(
+            producer_properties(settings),
+            lambda positions: calls.run(
+                lambda: source.commit(positions), timeout_s=COMMIT_CALL_TIMEOUT_S, in_rebalance=True
+            ),
+            log,
+        )
+    from streamserve.kafka.transactional import TransactionalSink
+
+    ids = [f"{settings.pipeline}.{slot}.{n}" for n in range(settings.delivery.producers)]
+    return TransactionalSink(
+        lambda name: producer_properties(settings, transactional_id=name),
+        ids,
+        clock,
+        log,
+        orphans=_orphans(folder / f"producers-{slot}", ids),
+        on_recycle=lambda _reason: metrics.producer_recycles.inc(),
+    )
+
+
+def _orphans(note: Path, ids: Sequence[str]) -> list[str]:
+    """Ids of this slot's earlier life that are no longer in rotation; notes today's for the next life."""
+    try:
+        before = note.read_text(encoding="utf-8").split()
+    except OSError:
+        before = []
+    fresh = note.with_suffix(".new")
+    fresh.write_text("\n".join(ids), encoding="utf-8")
+    fresh.replace(note)
+    return [name for name in before if name not in ids]
+
+
+def build_cache(
+    settings: PipelineSettings, facts: TopicFacts, metrics: WorkerMetrics, clock: Clock, log: Log
+) -> SlotCache | None:
+    """The cache side of a slot, when one is configured."""
+    if settings.cache is None:
+        return None
+    from streamserve.cache.slot_cache import SlotCache
+    from streamserve.kafka.clients import reader_properties
+
+    properties = reader_properties(settings, group=f"{settings.pipeline}.cache")
+    return SlotCache(settings, settings.cache, properties, facts.partitions, metrics, clock, log)
+
+
+def state_dir(settings: PipelineSettings) -> Path:
+    """Folder of crash journals, private to this user."""
+    default = Path(tempfile.gettempdir()) / f"streamserve-{os.geteuid()}" / settings.pipeline
+    folder = Path(settings.state_dir) if settings.state_dir else default
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _last_crash() -> int | None:
+    """How the slot's last life ended, as the supervisor tells: minus a signal's number, or an exit code."""
+    number, code = os.environ.get(LAST_EXIT_SIGNAL), os.environ.get(LAST_EXIT_CODE)
+    return -int(number) if number else int(code) if code else None

@@ -1,0 +1,80 @@
+"""What a worker must know of its topics before it starts: that they exist, partition counts, size limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package re-exports these without saying so
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
+
+from streamserve.config.settings import PipelineSettings
+from streamserve.errors import BrokerUnavailable, ContractError
+from streamserve.kafka.clients import admin_properties
+from streamserve.kafka.errors import first_error
+
+TIMEOUT_S = 10.0
+DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+"""Kafka's default of `max.message.bytes`, taken where the broker does not tell."""
+RECORD_OVERHEAD_BYTES = 512
+"""More than what a record batch of one record adds to key, value and headers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFacts:
+    """Facts of the pipeline's topics.
+
+    Attributes:
+        partitions: partition count per topic.
+        max_bytes: most bytes of key, value and headers of one record, per output topic.
+    """
+
+    partitions: dict[str, int]
+    max_bytes: dict[str, int]
+
+
+def topic_facts(settings: PipelineSettings) -> TopicFacts:
+    """Ask the brokers.
+
+    Raises:
+        BrokerUnavailable: nobody answers.
+        ContractError: a topic is missing, or has no partition.
+    """
+    admin = AdminClient(admin_properties(settings))
+    outputs = [settings.output.topic, settings.dead_letter.topic]
+    wanted = [*settings.input.topics, *outputs]
+    try:
+        found: Any = admin.list_topics(timeout=TIMEOUT_S).topics
+    except KafkaException as exception:
+        servers = settings.kafka.get("bootstrap.servers", "")
+        raise BrokerUnavailable(
+            f"no Kafka broker answers at {servers} ({first_error(exception).str()});"
+            " check kafka.bootstrap.servers and that the brokers run"
+        ) from exception
+    missing = [topic for topic in wanted if topic not in found or not found[topic].partitions]
+    if missing:
+        raise ContractError(
+            f"topic {', '.join(missing)} does not exist; create it with `streamserve topics apply`, or mend"
+            " input.topics, output.topic or dead_letter.topic",
+            topic=missing[0],
+        )
+    return TopicFacts(
+        partitions={topic: len(found[topic].partitions) for topic in wanted},
+        max_bytes={topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in _limits(admin, outputs).items()},
+    )
+
+
+def _limits(admin: AdminClient, topics: list[str]) -> dict[str, int]:
+    """`max.message.bytes` per topic; the default where we may not ask."""
+    limits = dict.fromkeys(topics, DEFAULT_MAX_MESSAGE_BYTES)
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_S).items():
+        try:
+            limits[resource.name] = int(future.result()["max.message.bytes"].value)
+        except (KafkaException, KeyError):
+            continue
+    return limits

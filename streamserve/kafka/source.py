@@ -1,0 +1,383 @@
+"""The Kafka consumer of a slot: records in, column batches out, group membership, positions.
+
+Owns the one `Consumer`; the poll thread alone calls it. Offsets are ours (`pipeline.Assignment`), never the client's:
+`consumer.position()` runs ahead of what a failing call has handed out. Rebalance callbacks call no assign function
+and raise nothing: they tell the listener, which may commit what is in flight, and then the partitions leave.
+Metadata of the group is published after every poll, newest wins (docs/delivery.md, "Rebalance").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+)
+from confluent_kafka import TopicPartition as ClientPartition
+
+from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition
+from streamserve.clock import Clock
+from streamserve.config.settings import PipelineSettings
+from streamserve.errors import BrokerUnavailable, ContractError, SourceError
+from streamserve.kafka.clients import consumer_properties, with_callbacks
+from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, source_error
+from streamserve.pipeline.assignment import Assignment
+from streamserve.ports import AssignmentListener
+from streamserve.telemetry.logs import Log
+
+REQUEST_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
+
+# Unbound methods of the client's message: `map` over them makes a column at a fifth of a comprehension's cost. Without
+# deserializers keys and values are bytes, which the client's annotations cannot say.
+_Get = Callable[[Any], Any]
+_TOPIC: _Get = Message.topic
+_PARTITION: _Get = Message.partition
+_OFFSET: _Get = Message.offset
+_TIMESTAMP: _Get = Message.timestamp
+_KEY: _Get = Message.key
+_VALUE: _Get = Message.value
+_HEADERS: _Get = Message.headers
+_ERROR: _Get = Message.error
+
+
+class KafkaSource:
+    """Source of records of a consumer group (port `Source`).
+
+    Args:
+        settings: the pipeline.
+        assignment: told what is owned and delivered.
+        on_statistics: called with `KafkaStatistics` every few seconds, on the poll thread.
+    """
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        assignment: Assignment,
+        clock: Clock,
+        log: Log,
+        on_statistics: Callable[[KafkaStatistics], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._assignment = assignment
+        self._clock = clock
+        self._log = log
+        self._on_statistics = on_statistics
+        self._consumer: Any = None
+        self._listener: AssignmentListener | None = None
+        self._metadata: object = None
+        self._paused: set[TopicPartition] = set()
+        self._refused = 0
+
+    @property
+    def metadata(self) -> object:
+        return self._metadata
+
+    def open(self, listener: AssignmentListener) -> None:
+        self._listener = listener
+        properties = with_callbacks(
+            consumer_properties(self._settings),
+            error=self._on_error,
+            stats=self._on_stats,
+            logger=self._log.as_logger("kafka.consumer"),
+        )
+        self._consumer = Consumer(properties)
+        self._check_topics()
+        self._consumer.subscribe(
+            self._settings.input.topics,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def poll(self, max_records: int, timeout_s: float) -> RecordBatch | None:
+        first = self._consumer.poll(timeout_s)
+        epochs = self._assignment.epochs
+        if first is None:
+            if epochs:
+                self._publish()
+            return None
+        messages: list[Any] = [first]
+        if max_records > 1:
+            messages += self._consumer.consume(max_records - 1, 0)
+        self._publish()
+        if any(map(_ERROR, messages)):
+            messages = [message for message in messages if not self._handled_error(message)]
+        if self._assignment.epochs is not epochs:
+            messages = self._still_ours(messages, epochs)
+        return self._batch(messages) if messages else None
+
+    def pause(self) -> None:
+        # A partition is paused once it has delivered: pausing earlier loses its start position (librdkafka #2190).
+        started = set(self._assignment.positions()) - self._paused
+        if started:
+            self._consumer.pause([ClientPartition(*tp) for tp in started])
+            self._paused |= started
+
+    def resume(self) -> None:
+        if self._paused:
+            owned = [ClientPartition(*tp) for tp in self._paused if tp in self._assignment.epochs]
+            self._paused.clear()
+            self._consumer.resume(owned)
+
+    def rewind(self, *, reread: bool) -> None:
+        self.resume()
+        positions = self._assignment.rewind()
+        if reread and positions:
+            asked = [ClientPartition(*tp) for tp in positions]
+            try:
+                answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S * 3)
+            except KafkaException as exception:
+                raise source_error(first_error(exception), "reading committed positions") from exception
+            known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+            self._assignment.committed(known, self._assignment.epochs)
+            positions |= known
+        for tp, position in positions.items():
+            self._seek(tp, position)
+
+    def commit(self, positions: Positions) -> None:
+        owned = self._assignment.epochs
+        offsets = [ClientPartition(*tp, position) for tp, position in positions.items() if tp in owned]
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as exception:
+            raise source_error(first_error(exception), "committing offsets") from exception
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        closer = threading.Thread(target=consumer.close, name="consumer-close", daemon=True)
+        closer.start()
+        closer.join(CLOSE_TIMEOUT_S)
+        if closer.is_alive():
+            self._log.warning("consumer_close_timeout", timeout_s=CLOSE_TIMEOUT_S)
+
+    # -- polling -------------------------------------------------------------------------------------------------
+
+    def _batch(self, messages: list[Any]) -> RecordBatch:
+        topic: list[str] = list(map(_TOPIC, messages))
+        partition: list[int] = list(map(_PARTITION, messages))
+        offset: list[int] = list(map(_OFFSET, messages))
+        places = list(zip(topic, partition, strict=True))
+        positions = {
+            TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()
+        }
+        first = {TopicPartition(*place): at for place, at in dict(zip(reversed(places), reversed(offset))).items()}
+        self._assignment.delivered(first, positions)
+
+        def headers() -> list[Headers | None]:
+            column: list[Headers | None] = list(map(_HEADERS, messages))
+            return column if any(column) else []
+
+        return RecordBatch(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            timestamp_ms=[stamp for _, stamp in map(_TIMESTAMP, messages)],
+            key=list(map(_KEY, messages)),
+            value=list(map(_VALUE, messages)),
+            headers=headers,
+            epochs=self._assignment.epochs,
+            positions=positions,
+            polled_s=self._clock.monotonic_s(),
+        )
+
+    def _still_ours(self, messages: list[Any], before: Any) -> list[Any]:
+        """After a rebalance inside `consume`: what was taken before it may belong to nobody, or to a new epoch."""
+        now = self._assignment.epochs
+        kept = []
+        returned: dict[TopicPartition, int] = {}
+        for message in messages:
+            tp = TopicPartition(message.topic(), message.partition())
+            if tp in now and now[tp] == before.get(tp, now[tp]):
+                kept.append(message)
+            elif tp in now:
+                returned.setdefault(tp, message.offset())
+        for tp, offset in returned.items():
+            self._log.info("partition_returned", topic=tp.topic, partition=tp.partition, offset=offset)
+            self._restart_at(tp, offset)
+        return kept
+
+    def _handled_error(self, message: Any) -> bool:
+        error = message.error()
+        if error is None:
+            return False
+        code = error.code()
+        if code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            self._start_partition(TopicPartition(message.topic(), message.partition()), message.offset())
+        elif code in UNREADABLE:
+            raise SourceError(
+                f"{message.topic()}-{message.partition()} offset {message.offset()} cannot be read: {error.str()};"
+                " move the group past it with `kafka-consumer-groups --reset-offsets` once you know what it was",
+                topic=message.topic(),
+                partition=message.partition(),
+                offset=message.offset(),
+            )
+        elif code in FORBIDDEN or code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:  # noqa: SLF001
+            self._refused += 1
+            if self._refused > 10:
+                raise source_error(error, f"reading {message.topic() or 'topics'}")
+        elif error.fatal():
+            raise source_error(error, "reading")
+        else:
+            self._log.warning("source_error", code=error.name(), error=error.str(), topic=message.topic())
+        return True
+
+    # -- positions -----------------------------------------------------------------------------------------------
+
+    def _start_partition(self, tp: TopicPartition, asked: int | None) -> None:
+        """A partition without a committed offset starts where the configuration says; a lost offset is an alarm."""
+        if asked is None or asked < 0:
+            start = self._start_offset(tp)
+            self._log.info("partition_start", topic=tp.topic, partition=tp.partition, start=self._settings.input.start)
+        else:
+            low, high = self._consumer.get_watermark_offsets(
+                ClientPartition(*tp), timeout=REQUEST_TIMEOUT_S, cached=False
+            )
+            start = low if asked < low else high
+            self._log.error(
+                "offset_out_of_range",
+                topic=tp.topic,
+                partition=tp.partition,
+                committed=asked,
+                low=low,
+                high=high,
+                skipped=max(0, low - asked),
+                reading_from=start,
+            )
+        self._restart_at(tp, start)
+
+    def _start_offset(self, tp: TopicPartition) -> int:
+        start = self._settings.input.start
+        if start == "beginning":
+            return int(OFFSET_BEGINNING)
+        if start == "end":
+            return int(OFFSET_END)
+        (found,) = self._consumer.offsets_for_times(
+            [ClientPartition(*tp, start_time_ms(start))], timeout=REQUEST_TIMEOUT_S
+        )
+        return int(found.offset)
+
+    def _restart_at(self, tp: TopicPartition, offset: int) -> None:
+        # A partition whose fetcher stopped for want of an offset cannot be sought (_STATE); reassigning starts it.
+        self._consumer.incremental_unassign([ClientPartition(*tp)])
+        self._consumer.incremental_assign([ClientPartition(*tp, offset)])
+
+    def _seek(self, tp: TopicPartition, position: int) -> None:
+        try:
+            self._consumer.seek(ClientPartition(*tp, position))
+        except KafkaException:
+            with contextlib.suppress(KafkaException):
+                self._restart_at(tp, position)
+                return
+            self._log.info("seek_of_left_partition", topic=tp.topic, partition=tp.partition)
+
+    # -- group ---------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        self._metadata = self._consumer.consumer_group_metadata()
+
+    def _on_assign(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        owned = _ours(partitions)
+        self._assignment.assign(owned)
+        self._publish()
+        if self._listener:
+            self._listener.on_assigned(owned)
+
+    def _on_revoke(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        leaving = _ours(partitions)
+        self._publish()
+        if self._listener:
+            self._listener.on_revoked(leaving)
+        self._leave(leaving)
+
+    def _on_lost(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        gone = _ours(partitions)
+        self._leave(gone)
+        if self._listener:
+            self._listener.on_lost(gone)
+
+    def _leave(self, partitions: list[TopicPartition]) -> None:
+        self._assignment.leave(partitions)
+        self._paused -= set(partitions)
+
+    def _check_topics(self) -> None:
+        try:
+            cluster = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as exception:
+            servers = self._settings.kafka.get("bootstrap.servers", "")
+            raise BrokerUnavailable(
+                f"no Kafka broker answers at {servers} ({first_error(exception).str()});"
+                " check kafka.bootstrap.servers and that the brokers run"
+            ) from exception
+        missing = [topic for topic in self._settings.input.topics if topic not in cluster.topics]
+        if missing:
+            raise ContractError(
+                f"input topic {', '.join(missing)} does not exist; create it with `streamserve topics apply`,"
+                " or mend input.topics",
+                topic=missing[0],
+            )
+
+    # -- callbacks of the client: set flags, never raise ---------------------------------------------------------
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._on_statistics(KafkaStatistics(brokers_up=False, lag=None))
+
+    def _on_stats(self, text: str) -> None:
+        self._on_statistics(KafkaStatistics.parse(text, self._assignment))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaStatistics:
+    """What a worker wants of librdkafka's statistics.
+
+    Attributes:
+        brokers_up: whether any broker connection is up.
+        lag: records between our committed position and the last stable offset, per owned partition; None when
+            nothing new is known.
+    """
+
+    brokers_up: bool
+    lag: dict[TopicPartition, int] | None
+
+    @classmethod
+    def parse(cls, text: str, assignment: Assignment) -> KafkaStatistics:
+        """Read the client's JSON. The client's own lag knows only commits of the consumer, so ours is computed."""
+        statistics = orjson.loads(text)
+        lag = {}
+        for topic, description in statistics.get("topics", {}).items():
+            for number, partition in description.get("partitions", {}).items():
+                tp = TopicPartition(topic, int(number))
+                end = partition.get("ls_offset", -1)
+                if tp in assignment.epochs and end >= 0:
+                    position = assignment.position(tp)
+                    lag[tp] = max(0, end - (partition["app_offset"] if position is None else position))
+        up = any(broker.get("state") == "UP" for broker in statistics.get("brokers", {}).values())
+        return cls(brokers_up=up, lag=lag)
+
+
+def start_time_ms(text: str) -> int:
+    """Epoch milliseconds of `input.start` when it is a time: digits, or ISO 8601 (UTC unless it says otherwise)."""
+    if text.isdigit():
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _ours(partitions: Sequence[ClientPartition]) -> list[TopicPartition]:
+    return [TopicPartition(partition.topic, partition.partition) for partition in partitions]

@@ -1,0 +1,217 @@
+"""Exactly once: transactional producers in rotation (port `Sink`).
+
+Owns the producers of a slot, ids `{pipeline}.{slot}.{n}`, stable so that a restart aborts its own dangling
+transactions at once. While transaction k commits, k+1 is produced and flushed by the next producer: a single producer
+would have to wait for the markers of its last transaction (20 ms steps). Flushing before the offsets are sent cuts
+the commit to a fifth. librdkafka has no transactions v2 (KIP-890), so a delayed request could touch a later
+transaction; every sign of trouble makes a producer *tainted*, and a tainted one is replaced by a new client with the
+same id, whose initialisation fences what the old one left on the way. See docs/delivery.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import TopicPartition as ClientPartition
+
+from streamserve import failpoints
+from streamserve.batch import OutboundBatch, Positions
+from streamserve.clock import Clock, Deadline
+from streamserve.errors import BrokerUnavailable, SinkError
+from streamserve.kafka.clients import Properties, with_callbacks
+from streamserve.kafka.errors import UNREACHABLE, first_error, sink_error
+from streamserve.kafka.producing import PartitionCounts, produce_all
+from streamserve.telemetry.logs import Log
+
+INIT_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 30.0
+SLOW_COMMIT_S = 2.0
+MAX_AGE_S = 86_400.0
+CLOSE_TIMEOUT_S = 5.0
+
+
+class TransactionalSink:
+    """Hands out transactions, one a producer, in rotation.
+
+    Args:
+        properties: makes the client properties for a transactional id.
+        ids: the transactional ids in rotation.
+        orphans: ids of an earlier life that are no longer used; initialised once, to end what they left open.
+        on_recycle: called with the reason whenever a producer is replaced.
+    """
+
+    def __init__(
+        self,
+        properties: Callable[[str], Properties],
+        ids: list[str],
+        clock: Clock,
+        log: Log,
+        *,
+        orphans: list[str] | None = None,
+        on_recycle: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._properties = properties
+        self._ids = ids
+        self._orphans = orphans or []
+        self._clock = clock
+        self._log = log
+        self._on_recycle = on_recycle
+        self._lock = threading.Condition()
+        self._slots: list[ProducerSlot] = []
+        self._free: deque[ProducerSlot] = deque()
+        self._partitions = PartitionCounts()
+
+    def open(self) -> None:
+        self._slots = [ProducerSlot(self._properties, name, self._clock, self._log) for name in self._ids]
+        orphans = [ProducerSlot(self._properties, name, self._clock, self._log) for name in self._orphans]
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="init") as pool:
+            for _ in pool.map(ProducerSlot.renew, [*self._slots, *orphans]):
+                pass
+        for orphan in orphans:
+            orphan.discard()
+        self._free.extend(self._slots)
+
+    def begin(self, timeout_s: float) -> KafkaTransaction | None:
+        deadline = Deadline.after(timeout_s, self._clock)
+        with self._lock:
+            while not self._free:
+                if deadline.expired():
+                    return None
+                self._lock.wait(deadline.remaining_s())
+            slot = self._free.popleft()
+        reason = slot.taint or ("age" if slot.age_s() > MAX_AGE_S else "")
+        if reason:
+            self._recycle(slot, reason)
+        slot.call("begin_transaction")
+        return KafkaTransaction(slot, self._partitions, self._release)
+
+    def recover(self) -> None:
+        """Replace every producer: initialising an id aborts the transaction it left open."""
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="recover") as pool:
+            for _ in pool.map(lambda slot: self._recycle(slot, slot.taint or "abort"), self._slots):
+                pass
+        with self._lock:
+            self._free.clear()
+            self._free.extend(self._slots)
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.discard()
+        self._slots = []
+
+    def _release(self, slot: ProducerSlot) -> None:
+        with self._lock:
+            self._free.append(slot)
+            self._lock.notify_all()
+
+    def _recycle(self, slot: ProducerSlot, reason: str) -> None:
+        slot.discard()
+        slot.renew()
+        self._on_recycle(reason)
+        self._log.info("producer_recycled", transactional_id=slot.name, reason=reason)
+
+
+class ProducerSlot:
+    """One transactional id and its current client."""
+
+    def __init__(self, properties: Callable[[str], Properties], name: str, clock: Clock, log: Log) -> None:
+        self.name = name
+        self.taint = ""
+        self.producer: Any = None
+        self._properties = properties
+        self._clock = clock
+        self._log = log
+        self._born_s = clock.monotonic_s()
+
+    def renew(self) -> None:
+        """A new client; fences every earlier one of this id and aborts what it left open."""
+        properties = with_callbacks(
+            self._properties(self.name), error=self._on_error, logger=self._log.as_logger("kafka.producer")
+        )
+        self.producer = Producer(properties)
+        self.taint = ""
+        self._born_s = self._clock.monotonic_s()
+        try:
+            self.call("init_transactions", INIT_TIMEOUT_S)
+        except SinkError as exception:
+            cause = exception.__cause__
+            if isinstance(cause, KafkaException) and first_error(cause).code() in UNREACHABLE:
+                raise BrokerUnavailable(str(exception), retryable=True) from cause
+            raise
+        self.taint = ""
+
+    def discard(self) -> None:
+        """Let the client go in a thread of its own: closing can hang when brokers are away."""
+        producer, self.producer = self.producer, None
+        if producer is None:
+            return
+
+        def close() -> None:
+            producer.purge()
+            producer.flush(CLOSE_TIMEOUT_S)
+
+        threading.Thread(target=close, name="producer-close", daemon=True).start()
+
+    def age_s(self) -> float:
+        return self._clock.monotonic_s() - self._born_s
+
+    def call(self, operation: str, *arguments: Any) -> None:
+        """A call of the transactional API, repeated while the error is retriable, at most `CALL_TIMEOUT_S`."""
+        deadline = Deadline.after(CALL_TIMEOUT_S, self._clock)
+        while True:
+            try:
+                getattr(self.producer, operation)(*arguments)
+            except KafkaException as exception:
+                error = first_error(exception)
+                self.taint = self.taint or error.name()
+                if error.retriable() and not error.txn_requires_abort() and not deadline.expired():
+                    time.sleep(0.05)
+                    continue
+                raise sink_error(exception, f"{operation} ({self.name})") from exception
+            return
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in UNREACHABLE:
+            self.taint = self.taint or error.name()
+
+
+class KafkaTransaction:
+    """An open transaction of one producer (port `Transaction`)."""
+
+    def __init__(
+        self, slot: ProducerSlot, partitions: PartitionCounts, release: Callable[[ProducerSlot], None]
+    ) -> None:
+        self._slot = slot
+        self._partitions = partitions
+        self._release = release
+
+    def add(self, outbound: OutboundBatch) -> None:
+        produce_all(self._slot.producer, outbound, self._partitions)
+
+    def flush(self) -> None:
+        remaining = self._slot.producer.flush(CALL_TIMEOUT_S)
+        if remaining:
+            self._slot.taint = "flush timeout"
+            raise SinkError(f"{remaining} records were not delivered within {CALL_TIMEOUT_S:.0f} s", retryable=True)
+
+    def commit(self, positions: Positions, metadata: object) -> None:
+        slot = self._slot
+        offsets = [ClientPartition(*tp, position) for tp, position in positions.items()]
+        started_s = time.monotonic()
+        if offsets:
+            slot.call("send_offsets_to_transaction", offsets, metadata, CALL_TIMEOUT_S)
+        failpoints.reach("after_send_offsets")
+        slot.call("commit_transaction")  # no timeout: a finite one can part from the broker's state; a watchdog stands by
+        if time.monotonic() - started_s > SLOW_COMMIT_S:
+            slot.taint = slot.taint or "slow commit"
+        self._release(slot)
+
+    def abort(self) -> None:
+        """Nothing to do: `TransactionalSink.recover` replaces the client, and its initialisation aborts."""

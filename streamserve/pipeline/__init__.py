@@ -1,0 +1,1 @@
+"""The pure core: stages of the pipeline, without I/O, threads or clients."""

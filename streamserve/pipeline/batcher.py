@@ -1,0 +1,102 @@
+"""The batch that grows until the engine is free.
+
+The poll thread adds chunks of records as they arrive; the compute thread takes all that is there, up to the bounds,
+the moment it is ready for more. So an idle worker answers a single record at once, and a busy one makes large batches
+by itself. `max_delay_s` makes the first record wait for company, for engines that want full batches.
+
+Pure: no threads, no clock of its own. `worker.mailbox` puts a lock around it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from streamserve.batch import RecordBatch
+
+CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
+
+
+class Batcher:
+    """A queue of chunks that is taken in batches.
+
+    Args:
+        max_size: most records in a batch.
+        max_bytes: most bytes of values in a batch (a single larger record still goes, alone).
+        max_delay_s: how long the oldest record may wait for a full batch.
+        capacity: records held at which `full` says stop.
+    """
+
+    def __init__(self, *, max_size: int, max_bytes: int, max_delay_s: float, capacity: int) -> None:
+        self._max_size = max_size
+        self._max_bytes = max_bytes
+        self._max_delay_s = max_delay_s
+        self._capacity = capacity
+        self._chunks: deque[RecordBatch] = deque()
+        self._records = 0
+
+    def __len__(self) -> int:
+        return self._records
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be added."""
+        return self._records >= self._capacity
+
+    def add(self, chunk: RecordBatch) -> None:
+        """Append records."""
+        self._chunks.append(chunk)
+        self._records += len(chunk)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._chunks.clear()
+        self._records = 0
+
+    def ready_in_s(self, now_s: float) -> float | None:
+        """Seconds until a batch may be taken: 0 now, None while there is nothing."""
+        if not self._records:
+            return None
+        if self._max_delay_s <= 0 or self._records >= self._max_size:
+            return 0.0
+        return max(0.0, self._chunks[0].polled_s + self._max_delay_s - now_s)
+
+    def take(self) -> tuple[RecordBatch, CloseReason]:
+        """The next batch and why it is no larger. Only when `ready_in_s` is 0."""
+        taken: list[RecordBatch] = []
+        size = volume = 0
+        reason: CloseReason = "delay" if self._max_delay_s > 0 else "idle"
+        while self._chunks and size < self._max_size:
+            chunk = self._chunks[0]
+            if taken and chunk.epochs is not taken[0].epochs:
+                reason = "epoch"
+                break
+            fit, fit_bytes = self._fit(chunk, self._max_size - size, self._max_bytes - volume)
+            if fit < len(chunk):
+                reason = "bytes"
+                fit = fit or (0 if taken else 1)
+                self._chunks[0] = chunk.rows(fit, len(chunk))
+                if fit:
+                    taken.append(chunk.rows(0, fit))
+                    size += fit
+                break
+            taken.append(self._chunks.popleft())
+            size += fit
+            volume += fit_bytes
+        self._records -= size
+        return RecordBatch.concat(taken), "size" if size == self._max_size else reason
+
+    @staticmethod
+    def _fit(chunk: RecordBatch, room: int, room_bytes: int) -> tuple[int, int]:
+        """How many leading records of `chunk` fit, and their bytes."""
+        values = chunk.value[:room]
+        volume = sum(map(len, filter(None, values)))
+        if volume <= room_bytes:
+            return len(values), volume
+        volume = 0
+        for count, value in enumerate(values):
+            if volume + len(value or b"") > room_bytes:
+                return count, volume
+            volume += len(value or b"")
+        return len(values), volume

@@ -1,0 +1,74 @@
+"""The process of one worker slot: `python -m streamserve.slot`, started by the supervisor of `streamserve run`.
+
+Owns what belongs to a process: signals, the interpreter's switch interval, the exit code. SIGTERM or SIGINT drains; a
+second one ends at once with 143 or 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from streamserve.errors import EngineError, StreamServeError
+from streamserve.telemetry.logs import Log
+from streamserve.worker.quarantine import DEVICE_FAULT_EXIT_CODE
+
+SWITCH_INTERVAL_S = 0.0005
+"""With the default of 5 ms a thread that returns from C waits too long for its turn."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a slot. Returns: the exit code."""
+    parser = argparse.ArgumentParser(prog="streamserve.slot")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--slot-index", type=int, default=0)
+    parser.add_argument("--slot-name", required=True)
+    parser.add_argument("--verbosity", type=int, default=0)
+    options = parser.parse_args(arguments)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    log = Log.open(verbosity=options.verbosity).bind(slot=options.slot_name)
+    overrides = dict(pair.split("=", 1) for pair in options.set)
+    try:
+        from streamserve.app import Slot
+        from streamserve.config.loading import load
+
+        slot = Slot(load(options.config, overrides).settings, options.slot_name, options.slot_index, log)
+        _on_signals(slot)
+        slot.run()
+    except StreamServeError as error:
+        log.error("slot_failed", error=str(error))
+        device_fault = isinstance(error, EngineError) and error.retryable
+        return _leave(DEVICE_FAULT_EXIT_CODE if device_fault else error.exit_code)
+    except Exception as error:
+        log.exception("slot_failed", error)
+        return _leave(1)
+    return _leave(0)
+
+
+def _on_signals(slot: object) -> None:
+    asked = False
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        slot.stop()  # type: ignore[attr-defined]
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def _leave(code: int) -> int:
+    """End now: client threads that hang in a close must not keep the process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Calls that only the poll thread may make, asked for by others.
+
+The consumer is the poll thread's alone. The commit thread asks it to rewind after an abort, and under at least once to
+commit offsets; the caller waits for the result. Calls marked `in_rebalance` may also run inside a rebalance callback,
+where the poll thread waits for what is in flight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from streamserve.errors import SourceError
+
+
+class PollCalls:
+    """A queue of calls with results."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Callable[[], None], bool, Future[None]]] = deque()
+
+    def run(self, call: Callable[[], None], *, timeout_s: float, in_rebalance: bool = False) -> None:
+        """Have the poll thread make `call`, and wait. Raises: what it raises; SourceError when it takes too long."""
+        future: Future[None] = Future()
+        with self._lock:
+            self._waiting.append((call, in_rebalance, future))
+        try:
+            future.result(timeout_s)
+        except FutureTimeout:
+            future.cancel()
+            raise SourceError(f"the poll thread did not answer within {timeout_s:.0f} s", retryable=True) from None
+
+    def serve(self, *, in_rebalance: bool = False) -> None:
+        """Make the calls that wait. Poll thread only."""
+        while self._waiting:
+            with self._lock:
+                index = next((i for i, (_, fits, _) in enumerate(self._waiting) if fits or not in_rebalance), None)
+                if index is None:
+                    return
+                call, _, future = self._waiting[index]
+                del self._waiting[index]
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                call()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)

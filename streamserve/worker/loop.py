@@ -1,0 +1,402 @@
+"""A worker slot: four threads in a line, from poll to commit. Read this first.
+
+    poll ──mailbox──> compute ──outbox──> write ──written──> commit ──> cache
+
+* **poll** is the only thread that touches the consumer. It fills the mailbox, pauses when that stays full, and makes
+  the calls that others need of the consumer.
+* **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`).
+* **write** opens a transaction, produces into it while there is more, and flushes (`Rotation` says when).
+* **commit** sends the offsets and commits, in order; then positions, cache and metrics follow.
+
+A row whose partition left, or that was polled before an abort, is stale: its epoch differs, and it is dropped wherever
+it is met. After a failure that starting over can mend, the commit thread brings the line to rest, has the sink abort,
+and has the poll thread rewind every partition to its committed position. Any other failure ends the process; the next
+life starts from the committed offsets. docs/delivery.md tells why.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from streamserve.batch import CacheBatch, Positions, TopicPartition
+from streamserve.clock import Clock, Deadline
+from streamserve.config.settings import DeliverySettings
+from streamserve.errors import SinkError, StreamServeError
+from streamserve.pipeline.assignment import Assignment
+from streamserve.pipeline.ratio import RejectRatio
+from streamserve.pipeline.stages import ScoredBatch, Stages
+from streamserve.ports import Sink, Source, Transaction
+from streamserve.telemetry.health import Health
+from streamserve.telemetry.logs import Log
+from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve import failpoints
+from streamserve.worker.calls import PollCalls
+from streamserve.worker.mailbox import Mailbox
+from streamserve.worker.rotation import Rotation, Written
+
+POLL_TIMEOUT_S = 0.05
+FULL_WAIT_S = 0.25
+"""How long the poll thread waits for room before it pauses the partitions (pausing drops what was prefetched)."""
+REVOKE_TIMEOUT_S = 10.0
+"""How long a revoke waits for what is in flight; far below max.poll.interval.ms."""
+COMMIT_WATCHDOG_S = 120.0
+"""A commit that takes longer ends the process: `commit_transaction` itself must not have a timeout."""
+CALL_TIMEOUT_S = 60.0
+MAX_ABORTS = 10
+"""So many aborts in a row without a commit end the process."""
+
+
+class Committed(Protocol):
+    """Who wants to know what was committed."""
+
+    def forget(self, positions: Positions) -> None: ...
+
+
+class CacheQueue(Protocol):
+    """The cache's side of a worker."""
+
+    def offer(self, entries: CacheBatch) -> None: ...
+    def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def run(self) -> None: ...
+    def drain(self, deadline: Deadline) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Worker:
+    """Runs a slot until it is stopped or fails.
+
+    Args:
+        source, sink: the two ends.
+        stages: the compute thread's work.
+        assignment: shared with the source.
+        mailbox: between poll and compute.
+        max_poll: most records of one poll.
+        delivery: intervals and time-outs.
+        calls: how others reach the poll thread.
+        ratio: stops the worker when too many records are rejected.
+        quarantine: told what was committed.
+        cache: the cache thread's work, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        sink: Sink,
+        stages: Stages,
+        assignment: Assignment,
+        mailbox: Mailbox,
+        max_poll: int,
+        delivery: DeliverySettings,
+        calls: PollCalls,
+        ratio: RejectRatio,
+        quarantine: Committed,
+        metrics: WorkerMetrics,
+        health: Health,
+        clock: Clock,
+        log: Log,
+        cache: CacheQueue | None = None,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._stages = stages
+        self._assignment = assignment
+        self._mailbox = mailbox
+        self._max_poll = max_poll
+        self._delivery = delivery
+        self._calls = calls
+        self._ratio = ratio
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._log = log
+        self._cache = cache
+        self._rotation = Rotation(
+            clock,
+            interval_s=delivery.commit_interval_ms / 1000,
+            min_interval_s=delivery.commit_min_interval_ms / 1000,
+        )
+        self._draining = threading.Event()
+        self._finished = threading.Event()
+        self._failure: BaseException | None = None
+        self._aborts = 0
+        self._commit_began_s: float | None = None
+        self._newest_ms = 0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Open, work, drain, close. Raises: the failure that ended it."""
+        self._sink.open()
+        self._source.open(self)
+        threads = [self._thread(lane) for lane in (self._poll, self._compute, self._write, self._commit)]
+        if self._cache is not None:
+            threads.append(self._thread(self._cache.run))
+        self._log.info("worker_started")
+        self._watch()
+        self._close(threads)
+        if self._failure is not None:
+            raise self._failure
+        self._log.info("worker_stopped")
+
+    def stop(self) -> None:
+        """Drain and end. Safe in a signal handler."""
+        self._draining.set()
+
+    def fail(self, failure: BaseException) -> None:
+        """End without a drain: what stands written may still be committed, nothing else."""
+        if self._failure is None:
+            self._failure = failure
+        self._finished.set()
+        self._draining.set()
+        self._assignment.interrupt()
+        self._mailbox.close(discard=True)
+        self._rotation.finish()
+
+    def _thread(self, lane: Callable[[], None]) -> threading.Thread:
+        def body() -> None:
+            try:
+                lane()
+            except BaseException as failure:
+                self.fail(failure)
+
+        thread = threading.Thread(target=body, name=lane.__name__.strip("_"), daemon=True)
+        thread.start()
+        return thread
+
+    def _watch(self) -> None:
+        """The main thread: waits for the end, bounds the drain, guards the commit."""
+        deadline: Deadline | None = None
+        while not self._finished.wait(0.2):
+            if self._draining.is_set() and deadline is None:
+                self._health.draining()
+                self._log.info("draining", timeout_s=self._delivery.drain_timeout_s)
+                deadline = Deadline.after(self._delivery.drain_timeout_s, self._clock)
+            if deadline is not None and deadline.expired():
+                self.fail(
+                    StreamServeError(
+                        f"draining took longer than {self._delivery.drain_timeout_s:.0f} s; what was not committed"
+                        " will be processed again by the next worker"
+                    )
+                )
+            began_s = self._commit_began_s
+            if began_s is not None and self._clock.monotonic_s() - began_s > COMMIT_WATCHDOG_S:
+                self._log.error("commit_watchdog", seconds=COMMIT_WATCHDOG_S)
+                os._exit(1)
+
+    def _close(self, threads: list[threading.Thread]) -> None:
+        if self._cache is not None:
+            if self._failure is None:
+                self._cache.drain(Deadline.after(5.0, self._clock))
+            self._cache.close()
+        deadline = Deadline.after(15.0, self._clock)
+        for thread in threads:
+            thread.join(deadline.remaining_s())
+        self._sink.close()
+
+    # -- poll ----------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        while not self._draining.is_set():
+            self._health.tick()
+            self._calls.serve()
+            if self._mailbox.wait_room(FULL_WAIT_S):
+                self._source.resume()
+                self._metrics.paused.set(0)
+                self._fetch(self._max_poll, POLL_TIMEOUT_S)
+            else:
+                self._source.pause()
+                self._metrics.paused.set(1)
+                self._fetch(1, POLL_TIMEOUT_S)
+        self._mailbox.close()
+        while not self._finished.is_set():
+            self._calls.serve()
+            time.sleep(0.005)
+        self._source.close()
+
+    def _fetch(self, max_records: int, timeout_s: float) -> None:
+        records = self._source.poll(max_records, timeout_s)
+        if records is not None:
+            self._metrics.records_consumed.inc(len(records))
+            self._mailbox.put(records)
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """Port `AssignmentListener`."""
+        self._rebalanced("assigned", partitions)
+        self._health.condition("group", met=True)
+
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Port `AssignmentListener`: what is in flight of these may still be committed, within a bound."""
+        deadline = Deadline.after(REVOKE_TIMEOUT_S, self._clock)
+        while not self._assignment.wait_settled(partitions, 0.02):
+            self._calls.serve(in_rebalance=True)
+            if deadline.expired() or self._assignment.interrupted or self._finished.is_set():
+                self._log.warning("revoked_in_flight", partitions=[f"{t}-{p}" for t, p in partitions])
+                break
+        self._rebalanced("revoked", partitions)
+
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Port `AssignmentListener`: nothing of these is committed any more."""
+        self._rebalanced("lost", partitions)
+
+    def _rebalanced(self, kind: str, partitions: Sequence[TopicPartition]) -> None:
+        self._metrics.rebalanced(kind)  # type: ignore[arg-type]
+        self._metrics.assigned_partitions.set(len(self._assignment.epochs))
+        if self._cache is not None:
+            (self._cache.assigned if kind == "assigned" else self._cache.revoked)(partitions)
+        self._log.info(f"partitions_{kind}", partitions=[f"{topic}-{number}" for topic, number in partitions])
+
+    def statistics(self, *, brokers_up: bool, lag: Mapping[TopicPartition, int] | None) -> None:
+        """What the source's client knows, every few seconds."""
+        self._health.brokers(reachable=brokers_up)
+        self._metrics.inflight_batches.set(self._rotation.held)
+        if lag is None:
+            return
+        behind = sum(lag.values())
+        self._health.lag(behind)
+        self._metrics.lag(lag)
+        age_s = (self._clock.epoch_ms() - self._newest_ms) / 1000 if behind and self._newest_ms > 0 else 0.0
+        self._metrics.consumer_lag_seconds.set(max(0.0, age_s))
+
+    # -- compute -------------------------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        metrics = self._metrics
+        while (taken := self._mailbox.take()) is not None:
+            records, reason = taken
+            metrics.batch_closed(reason)
+            metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
+            stale = self._assignment.stale(records.next_positions(), records.epochs)
+            if len(stale) == len(records.next_positions()):
+                continue
+            batch = self._stages.score(records)
+            self._ratio.add(len(records), len(batch.rejects))
+            self._rotation.put(batch)
+        self._rotation.close()
+
+    # -- write ---------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        rotation = self._rotation
+        while (batch := rotation.take()) is not None:
+            try:
+                rotation.hand_over(self._fill(batch))
+            except StreamServeError as error:
+                rotation.fail(error)
+        rotation.finish()
+
+    def _fill(self, first: ScoredBatch) -> Written:
+        """A transaction with `first` and whatever else is ready before it closes, flushed."""
+        written = Written()
+        since_s = self._clock.monotonic_s()
+        batch: ScoredBatch | None = first
+        while batch is not None:
+            current = self._current(batch)
+            if current is not None:
+                if written.transaction is None:
+                    failpoints.reach("before_begin")
+                    written.transaction = self._begin()
+                for part in current.outbound:
+                    written.transaction.add(part)
+                written.batches.append(current)
+            batch = self._rotation.more(since_s)
+        if written.transaction is not None:
+            failpoints.reach("after_produce")
+            written.transaction.flush()
+        return written
+
+    def _begin(self) -> Transaction:
+        while (transaction := self._sink.begin(1.0)) is None:
+            if self._finished.is_set():
+                raise SinkError("stopped", retryable=True)
+        return transaction
+
+    def _current(self, batch: ScoredBatch) -> ScoredBatch | None:
+        """The batch less its stale rows."""
+        stale = self._assignment.stale(batch.positions, batch.records.epochs)
+        return batch.without(stale) if stale else batch
+
+    # -- commit --------------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        while True:
+            try:
+                written = self._rotation.next()
+                if written is None:
+                    break
+                self._commit_one(written)
+            except StreamServeError as error:
+                if not error.retryable or self._finished.is_set():
+                    raise
+                self._start_over(error)
+        self._finished.set()
+
+    def _commit_one(self, written: Written) -> None:
+        if written.transaction is None:
+            return
+        # The order matters: metadata, then epochs, then offsets (docs/delivery.md, "Rebalance").
+        metadata = self._source.metadata
+        positions: dict[TopicPartition, int] = {}
+        for batch in written.batches:
+            if self._assignment.stale(batch.positions, batch.records.epochs):
+                raise SinkError("a partition left while its rows were being written", retryable=True)
+            positions.update(batch.positions)
+        began_s = self._commit_began_s = self._clock.monotonic_s()
+        try:
+            written.transaction.commit(positions, metadata)
+        finally:
+            self._commit_began_s = None
+        failpoints.reach("after_end_before_cache")
+        self._aborts = 0
+        self._metrics.commit_seconds.observe(self._clock.monotonic_s() - began_s)
+        self._settle(written.batches)
+        self._rotation.settled(written)
+
+    def _settle(self, batches: list[ScoredBatch]) -> None:
+        """After a commit: positions, cache, metrics."""
+        metrics = self._metrics
+        now_ms = self._clock.epoch_ms()
+        for batch in batches:
+            self._assignment.committed(batch.positions, batch.records.epochs)
+            self._quarantine.forget(batch.positions)
+            if self._cache is not None and batch.cache is not None:
+                self._cache.offer(batch.cache)
+            metrics.predictions.inc(batch.predicted)
+            for reject in batch.rejects:
+                metrics.rejected(reject.stage, reject.reason)
+            stamps = np.array(batch.records.timestamp_ms, dtype=np.int64)
+            metrics.event_latency.observe_many((now_ms - stamps[stamps > 0]) / 1000)
+        self._newest_ms = batches[-1].records.timestamp_ms[-1]
+        metrics.committed("committed")
+        metrics.last_commit_timestamp_seconds.set(now_ms / 1000)
+        self._health.progress()
+
+    def _start_over(self, error: StreamServeError) -> None:
+        """Abort everything written or queued, rewind, go on."""
+        self._aborts += 1
+        self._metrics.committed("aborted")
+        self._log.warning("starting_over", error=str(error), aborts=self._aborts)
+        if self._aborts > MAX_ABORTS:
+            raise SinkError(f"{MAX_ABORTS} aborts in a row; the last one: {error}") from error
+        self._assignment.interrupt()
+        if not self._rotation.abort_and_wait(error, CALL_TIMEOUT_S):
+            raise SinkError(f"the write thread did not come to rest within {CALL_TIMEOUT_S:.0f} s") from error
+        while True:
+            try:
+                self._sink.recover()
+                self._calls.run(lambda: self._source.rewind(reread=True), timeout_s=CALL_TIMEOUT_S)
+                break
+            except StreamServeError as again:
+                if not again.retryable or self._finished.is_set():
+                    raise
+                self._log.warning("recovery_failed", error=str(again))
+                time.sleep(1.0)
+        self._rotation.resume()

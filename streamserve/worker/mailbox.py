@@ -1,0 +1,60 @@
+"""Between poll and compute: the growing batch under a lock.
+
+The poll thread puts chunks, the compute thread takes batches; whoever has nothing to do sleeps here. The rules of what
+a batch may hold are `pipeline.batcher`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from streamserve.batch import RecordBatch
+from streamserve.clock import Clock
+from streamserve.pipeline.batcher import Batcher, CloseReason
+
+
+class Mailbox:
+    """A `Batcher` that two threads share."""
+
+    def __init__(self, batcher: Batcher, clock: Clock) -> None:
+        self._batcher = batcher
+        self._clock = clock
+        lock = threading.Lock()
+        self._arrived = threading.Condition(lock)
+        self._taken = threading.Condition(lock)
+        self._closed = False
+
+    def put(self, chunk: RecordBatch) -> None:
+        """Add records; never blocks (the poll thread asks `wait_room` first)."""
+        with self._arrived:
+            self._batcher.add(chunk)
+            self._arrived.notify()
+
+    def wait_room(self, timeout_s: float) -> bool:
+        """Wait until more may be added. Returns: whether it may."""
+        with self._taken:
+            if self._batcher.full and not self._closed:
+                self._taken.wait(timeout_s)
+            return not self._batcher.full
+
+    def take(self) -> tuple[RecordBatch, CloseReason] | None:
+        """The next batch, as soon as there is one; None once the mailbox is closed and empty."""
+        with self._arrived:
+            while True:
+                wait_s = self._batcher.ready_in_s(self._clock.monotonic_s())
+                if wait_s is not None and (wait_s <= 0 or self._closed):
+                    batch = self._batcher.take()
+                    self._taken.notify()
+                    return batch
+                if wait_s is None and self._closed:
+                    return None
+                self._arrived.wait(wait_s)
+
+    def close(self, *, discard: bool = False) -> None:
+        """No more records come; what is there may still be taken, unless it is discarded."""
+        with self._arrived:
+            self._closed = True
+            if discard:
+                self._batcher.clear()
+            self._arrived.notify_all()
+            self._taken.notify_all()
