@@ -90,7 +90,7 @@ class ObservabilityServer:
                 f"http.port plus the slot's index is {self._wanted}: choose a lower http.port"
             )
         try:
-            self._server = _Server(self._host, self._wanted, self._routes, self._timeout_s)
+            self._server = _Server((self._host, self._wanted), self._routes, self._log, self._timeout_s)
         except OSError as cause:
             raise _no_listener(self._host, self._wanted, cause) from cause
         serve = self._server.serve_forever
@@ -134,12 +134,13 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, routes: Routes, timeout_s: float) -> None:
+    def __init__(self, where: tuple[str, int], routes: Routes, log: Log, timeout_s: float) -> None:
         self.routes = routes
+        self.log = log
         self.timeout_s = timeout_s
         self._free = BoundedSemaphore(MAX_CONNECTIONS)
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        self.address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+        super().__init__(where, _Handler)
 
     def process_request(self, request: Connection, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -194,9 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # what the parser assumes when it fails; 0.9 would have no headers
 
     def setup(self) -> None:
         super().setup()
+        self.command = self.requestline = ""
+        self.request_version = self.default_request_version
         until_s = time.monotonic() + self.server.timeout_s
         self.connection.settimeout(self.server.timeout_s)
         self.rfile = io.BufferedReader(_DeadlineReader(self.connection, until_s), 4096)
@@ -204,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         self.close_connection = True
         try:
-            self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
+            self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES + 1)
             if not self.raw_requestline or not self.parse_request():
                 return
             self._dispatch()
@@ -212,6 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except OSError:  # too slow, or gone
             return
+        except Exception as failure:  # a probe must get an answer, and a person the reason
+            self.server.log.failure("http_request_failed", failure)
+            self._send(error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log"))
 
     def _dispatch(self) -> None:
         if self.command not in {"GET", "HEAD"}:
@@ -251,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in response.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if getattr(self, "command", None) != "HEAD":
+        if self.command != "HEAD":
             self.wfile.write(response.body)
 
     def version_string(self) -> str:

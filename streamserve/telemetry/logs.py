@@ -93,7 +93,7 @@ class Log:
         """Something that failed for good; exceptions as fields are shown as type and message."""
         self._sink.write(logging.ERROR, event, {**self._fields, **fields})
 
-    def exception(self, event: str, error: BaseException, /, **fields: object) -> None:
+    def failure(self, event: str, error: BaseException, /, **fields: object) -> None:
         """An error that nobody expected, with its stack."""
         stack = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:]
         shown = {**self._fields, **fields, "error": error, "stack": _Stack(stack)}

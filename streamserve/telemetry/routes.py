@@ -88,7 +88,7 @@ class Routes:
     def _metrics(self, accept: str, accept_encoding: str) -> Response:
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # a version in Accept that is none: the plainest format will do
+        except (TypeError, ValueError):  # a version in Accept that is none: the plainest format will do
             encode, content_type = choose_encoder("")
         body = encode(self._registry)
         headers = {"Vary": "Accept, Accept-Encoding"}
