@@ -23,7 +23,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -36,6 +36,9 @@ HEADER: Final = struct.Struct("<8sB3xII")
 SIZE_BYTES: Final = 1 << 20
 """Sparse: only pages that were written to take memory. Room for some 30,000 partitions in one batch."""
 PREFIX: Final = "journal-"
+FEW_PARTITIONS: Final = 8
+"""Up to so many it is quicker to search a batch for each one's ends than to put all rows into a dict."""
+_Place = TypeVar("_Place")
 
 log = logging.getLogger(__name__)
 
@@ -140,18 +143,24 @@ def ranges_of(records: RecordBatch, rows: Sequence[int]) -> list[tuple[str, int,
         row = rows[0]
         offset = records.offset[row]
         return [(records.topic[row], records.partition[row], offset, offset)]
-    topic, partition, offsets = records.topic, records.partition, records.offset
-    if topic.count(topic[0]) == len(topic):
-        # Searching a list from either end runs in C and stops early: partitions come interleaved.
-        backwards = partition[::-1]
-        final = len(partition) - 1
-        return [
-            (topic[0], p, offsets[partition.index(p)], offsets[final - backwards.index(p)])
-            for p in set(partition)
-        ]
-    first = dict(zip(zip(reversed(topic), reversed(partition), strict=True), reversed(offsets), strict=True))
-    last = dict(zip(zip(topic, partition, strict=True), offsets, strict=True))
-    return [(t, p, first[t, p], last[t, p]) for t, p in last]
+    topic, partition, offset = records.topic, records.partition, records.offset
+    if topic.count(topic[0]) != len(topic):
+        places = list(zip(topic, partition, strict=True))
+        first, last = _ends(places, offset)
+        return [(t, p, first[t, p], last[t, p]) for t, p in last]
+    partitions = set(partition)
+    if len(partitions) > FEW_PARTITIONS:
+        first_of, last_of = _ends(partition, offset)
+        return [(topic[0], p, first_of[p], last_of[p]) for p in partitions]
+    backwards = partition[::-1]
+    final = len(partition) - 1
+    return [(topic[0], p, offset[partition.index(p)], offset[final - backwards.index(p)]) for p in partitions]
+
+
+def _ends(places: list[_Place], offset: list[int]) -> tuple[dict[_Place, int], dict[_Place, int]]:
+    """First and last offset per place: in a dict the last one written stays."""
+    first = dict(zip(reversed(places), reversed(offset), strict=True))
+    return first, dict(zip(places, offset, strict=True))
 
 
 def read_abandoned(path: Path) -> Entry | None:

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
@@ -66,7 +67,7 @@ def test_a_plain_folder_has_a_manifest_derived_from_the_file(root):
     version = FolderRepository(root).resolve("flight-delay", "1")
     assert version.manifest.inputs == (Tensor(name="x", dtype="float32", shape=(-1, 16)),)
     assert version.manifest.files == {"model.onnx": version.sha256}
-    assert version.size_bytes == os.path.getsize(version.path)
+    assert version.size_bytes == Path(version.path).stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_every_listed_file_is_checked(root):
         FolderRepository(root).resolve("flight-delay", "1")
     assert (caught.value.model, caught.value.version) == ("flight-delay", "1")
     (folder / "reference.json").unlink()
-    with pytest.raises(ModelCorrupt, match="listed in model.yaml but not there"):
+    with pytest.raises(ModelCorrupt, match=r"listed in model\.yaml but not there"):
         FolderRepository(root).resolve("flight-delay", "1")
 
 
@@ -123,7 +124,7 @@ def test_a_declared_signature_must_be_the_files(root):
 def test_a_model_truncated_anywhere_is_corrupt(root):
     path = root / "flight-delay" / "1" / "model.onnx"
     whole = path.read_bytes()
-    for size in [*range(0, 200), *range(200, len(whole), 997)]:
+    for size in [*range(200), *range(200, len(whole), 997)]:
         path.write_bytes(whole[:size])
         with pytest.raises(ModelCorrupt):
             FolderRepository(root).resolve("flight-delay", "1")
@@ -157,7 +158,7 @@ def test_formats_that_run_code_are_refused_with_the_reason(tmp_path, file):
 def test_external_data_inside_the_folder_is_fine(tmp_path):
     folder = external(tmp_path, "weights.bin")
     version = FolderRepository(tmp_path).resolve("ext", "1")
-    assert version.size_bytes == os.path.getsize(version.path) + 16
+    assert version.size_bytes == Path(version.path).stat().st_size + 16
     write_manifest(folder)
     assert FolderRepository(tmp_path).resolve("ext", "1").sha256 == version.sha256
 
