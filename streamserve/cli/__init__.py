@@ -77,8 +77,8 @@ def build_app(noun: str | None = None) -> typer.Typer:
     """The whole application.
 
     Args:
-        noun: the only noun whose module is imported; the others are listed with their help alone. None imports all,
-            as shell completion needs it.
+        noun: the only noun whose module is imported; the others are listed with their help alone. None
+            imports all, as shell completion needs it.
     """
     app = typer.Typer(
         help="Streaming inference workers on Kafka: micro-batches in, predictions out, exactly once.",
@@ -127,6 +127,7 @@ def _globals(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
+    del version  # its callback has done the work
     level = verbose - quiet
     os.environ[_VERBOSITY] = str(level)
     logging.getLogger("streamserve").setLevel(

@@ -43,11 +43,18 @@ def command(
             show(mask_text(str(issue)), "red" if issue.severity == "error" else "yellow")
     errors = sum(issue.severity == "error" for issue in issues)
     warnings = len(issues) - errors
-    say(f"{config}: " + (f"{errors} errors, {warnings} warnings" if issues else "no mistakes found"))
+    summary = (
+        f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}" if issues else "no mistakes found"
+    )
+    say(f"{config}: {summary}")
     if errors:
         raise typer.Exit(ConfigError.exit_code)
     if warnings and strict:
         raise typer.Exit(3)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
 
 
 def _as_json(issue: Issue) -> dict[str, object]:

@@ -13,7 +13,8 @@ _INTRODUCTION = """# Command line
 
 <!-- Generated from streamserve/cli; changes are made there. -->
 
-Data goes to stdout, logs and progress to stderr. `-v` and `-q` stand before the command. `NO_COLOR` turns colours off.
+Data goes to stdout, logs and progress to stderr. `-v` and `-q` stand before the command. `NO_COLOR` turns
+colours off.
 """
 _PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,7 +89,8 @@ def _open(
 
     # With a logger, the client's lines on failed connections wait in it unread: the error says it once.
     logger = logging.getLogger("streamserve.kafka.admin")
-    return AdminClient({**admin_properties(loaded.settings), "logger": logger}), wanted
+    properties: dict[str, Any] = {**admin_properties(loaded.settings), "logger": logger}
+    return AdminClient(properties), wanted
 
 
 def _show(changes: tuple[Change, ...], format: Format) -> None:

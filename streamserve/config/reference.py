@@ -1,4 +1,4 @@
-"""The configuration reference, written from the settings' docstrings: `docs/configuration.md` is this text."""
+"""The configuration reference, written from the settings: `docs/configuration.md` is this text."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ _INTRODUCTION = """# Configuration
 
 <!-- Generated from streamserve/config/settings.py; changes are made there. -->
 
-One file, `streamserve.yaml`, describes a pipeline. `streamserve lint` checks it, and everything that is wrong is
-told at once, with line and column. `streamserve config show --resolved` shows what is in force and where each value
-comes from.
+One file, `streamserve.yaml`, describes a pipeline. `streamserve lint` checks it, and everything that is
+wrong is told at once, with line and column. `streamserve config show --resolved` shows what is in force
+and where each value comes from.
 
 ## Precedence
 
 Flag (`--set engine.device=cpu`) > environment > file > default.
 
-- Environment: `STREAMSERVE_INPUT__FORMAT=msgpack` sets `input.format`: `__` stands between levels, items of lists go
-  by their number (`STREAMSERVE_FEATURES__0__MIN`). In the `kafka` block `_` stands for `.`:
-  `STREAMSERVE_KAFKA__BOOTSTRAP_SERVERS`. A list is written `a,b` or `[a, b]`, a mapping `{a: 1}`, nothing `null`.
-  A variable of this prefix that names no key is an error; the ones that Kubernetes sets for services are passed over.
-- Relative paths (`model.repository`, `state_dir`, every `*_file`, certificates) are relative to the file's folder,
-  wherever the value comes from.
+- Environment: `STREAMSERVE_INPUT__FORMAT=msgpack` sets `input.format`: `__` stands between levels, items
+  of lists go by their number (`STREAMSERVE_FEATURES__0__MIN`). In the `kafka` block `_` stands for `.`:
+  `STREAMSERVE_KAFKA__BOOTSTRAP_SERVERS`. A list is written `a,b` or `[a, b]`, a mapping `{a: 1}`, nothing
+  `null`. A variable of this prefix that names no key is an error; the ones that Kubernetes sets for
+  services are passed over.
+- Relative paths (`model.repository`, `state_dir`, every `*_file`, certificates) are relative to the
+  file's folder, wherever the value comes from.
 
 ## Variables
 
@@ -46,21 +47,22 @@ In values, never in keys:
 | `${VAR:?message}` | its value, or an error with the message when it is not set or empty |
 | `$$` | one `$` |
 
-A value with a newline is refused. For secrets there are `*_file` keys: the file holds the secret, one newline at its
-end is dropped. `config show`, logs and errors never show a secret.
+A value with a newline is refused. For secrets there are `*_file` keys: the file holds the secret, one
+newline at its end is dropped. `config show`, logs and errors never show a secret.
 """
 
 _KAFKA = """## kafka
 
-Properties of librdkafka, verbatim, for all clients of the pipeline. A property of one side (`linger.ms`) goes to that
-side alone; `consumer.` or `producer.` in front limits a common one to one side: `consumer.client.id`.
+Properties of librdkafka, verbatim, for all clients of the pipeline. A property of one side (`linger.ms`)
+goes to that side alone; `consumer.` or `producer.` in front limits a common one to one side:
+`consumer.client.id`.
 
 - Allowed: {allowed}.
 - Secrets may be given as files, `<property>_file`: {secrets}.
 - Refused: {refused}.
 - TLS without verification (`enable.ssl.certificate.verification: false`,
-  `ssl.endpoint.identification.algorithm: none`) needs `kafka_insecure_tls: true`. `PLAIN` and `OAUTHBEARER` need TLS
-  (`security.protocol: sasl_ssl`).
+  `ssl.endpoint.identification.algorithm: none`) needs `kafka_insecure_tls: true`. `PLAIN` and
+  `OAUTHBEARER` need TLS (`security.protocol: sasl_ssl`).
 - With `group.protocol: consumer` (brokers of 4.0 and later) the broker holds `session.timeout.ms`,
   `heartbeat.interval.ms` and the assignment strategy; giving them is an error.
 """

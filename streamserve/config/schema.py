@@ -1,4 +1,4 @@
-"""The JSON Schema of `streamserve.yaml`, for editors: shipped as `streamserve.schema.json` beside this module.
+"""The JSON Schema of `streamserve.yaml`, for editors: `streamserve.schema.json` beside this module.
 
 Where a number or a boolean is wanted a value may also be a text with a variable, and the schema says so.
 """
