@@ -141,8 +141,8 @@ def ranges_of(records: RecordBatch, rows: Sequence[int]) -> list[tuple[str, int,
     """
     if len(rows) == 1:
         row = rows[0]
-        offset = records.offset[row]
-        return [(records.topic[row], records.partition[row], offset, offset)]
+        only = records.offset[row]
+        return [(records.topic[row], records.partition[row], only, only)]
     topic, partition, offset = records.topic, records.partition, records.offset
     if topic.count(topic[0]) != len(topic):
         places = list(zip(topic, partition, strict=True))
