@@ -204,8 +204,8 @@ def bad_events() -> list[BadEvent]:
         BadEvent(key, changed(dep_delay=None), "missing_feature", "the departure delay is absent"),
         BadEvent(key, changed(distance=106_900), "out_of_range", "farther than once around the Earth"),
         BadEvent(key, changed(wind_speed=1048.36058), "out_of_range", "a real fault of Newark's sensor"),
-        BadEvent(key, literal, "non_finite", "a NaN literal, which JSON does not have"),
-        BadEvent(key, infinite, "non_finite", "a number too large for a float"),
+        BadEvent(key, literal, "decode", "a NaN literal, which JSON does not have"),
+        BadEvent(key, infinite, "schema", "a number that no float can hold"),
     ]
 
 
