@@ -33,8 +33,8 @@ from streamserve.errors import ConfigError
 MAGIC: Final = b"SSJRNL1\n"
 STATE_AT: Final = 8
 HEADER: Final = struct.Struct("<8sB3xII")
-SIZE_BYTES: Final = 1 << 20
-"""Sparse: only pages that were written to take memory. Room for some 30,000 partitions in one batch."""
+SIZE_BYTES: Final = 1 << 18
+"""Room for thousands of partitions in one batch; a batch with more goes without an entry."""
 PREFIX: Final = "journal-"
 FEW_PARTITIONS: Final = 8
 """Up to so many it is quicker to search a batch for each one's ends than to put all rows into a dict."""
@@ -88,7 +88,7 @@ class CrashJournal:
             timeout_s: how long to wait for a process that is dying to let go of it.
 
         Raises:
-            ConfigError: another live worker has this slot's name.
+            ConfigError: another live worker has this slot's name, or the disk is full.
         """
         make_private(self._path.parent)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -100,7 +100,12 @@ class CrashJournal:
                 raise ConfigError(f"another worker runs as slot {self._slot!r} on {self._path.parent}")
             time.sleep(0.05)
         os.ftruncate(self._fd, 0)
-        os.ftruncate(self._fd, SIZE_BYTES)
+        try:
+            # Real blocks, not a hole: writing to a mapped hole on a full disk would be a SIGBUS.
+            os.posix_fallocate(self._fd, 0, SIZE_BYTES)
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"no room for the crash journal {self._path}: {error.strerror}") from error
         self._map = mmap.mmap(self._fd, SIZE_BYTES)
         self._map[: HEADER.size] = HEADER.pack(MAGIC, 0, 0, 0)
 
@@ -111,9 +116,9 @@ class CrashJournal:
             return
         body = self._encode((len(rows), ranges_of(records, rows)))
         end = HEADER.size + len(body)
+        pages[STATE_AT] = 0
         if end > SIZE_BYTES:
             return
-        pages[STATE_AT] = 0
         pages[HEADER.size : end] = body
         pages[: HEADER.size] = HEADER.pack(MAGIC, 0, len(body), zlib.crc32(body))
         pages[STATE_AT] = 1

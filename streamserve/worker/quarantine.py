@@ -170,12 +170,19 @@ class Quarantine:
         return Suspicion(alone=frozenset(alone), never=never) if alone or never else None
 
     def forget(self, positions: Positions) -> None:
-        """Drop what lies before these committed positions."""
+        """Drop what lies before these committed positions.
+
+        A disk that fails is a warning: what is dropped here then comes back, harmless, with the next life.
+        """
         if not self._known or not _passed(self._record, positions):
             return
-        with _locked(self._folder):
-            record = _without(_read(self._folder), positions)
-            _write(self._folder, record)
+        record = _without(self._record, positions)
+        try:
+            with _locked(self._folder):
+                record = _without(_read(self._folder), positions)
+                _write(self._folder, record)
+        except OSError as error:
+            log.warning("quarantine_not_written", extra={"path": str(self._folder), "why": str(error)})
         self._take(record)
 
     def reload(self) -> None:

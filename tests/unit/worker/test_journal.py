@@ -184,6 +184,26 @@ def test_committed_positions_are_forgotten_here_and_in_the_file(tmp_path):
     assert Quarantine.load(tmp_path, "a").split(BATCH) is None
 
 
+def test_a_disk_that_fails_does_not_stop_the_forgetting(tmp_path, caplog):
+    folder = tmp_path / "state"
+    abandon(folder, "a", BATCH, [0, 1])
+    quarantine = Quarantine.load(folder, "a", SEGV)
+    caplog.clear()
+    (folder / "quarantine.json").rename(tmp_path / "elsewhere")
+    (folder / "quarantine.json.new").mkdir()
+    quarantine.forget({TopicPartition("t", 0): 11, TopicPartition("t", 1): 9})
+    assert quarantine.split(BATCH) is None
+    assert [r.msg for r in caplog.records] == ["quarantine_not_written"]
+
+
+def test_a_batch_too_wide_for_the_journal_goes_without_an_entry(tmp_path):
+    wide = records(*((f"{'t' * 240}{i}", 0, i) for i in range(2000)))
+    with CrashJournal(tmp_path, "a") as journal:
+        journal.enter(BATCH, [0, 1])
+        journal.enter(wide, list(range(2000)))
+    assert read_abandoned(tmp_path / "journal-a") is None
+
+
 def test_what_another_slot_learned_is_there_after_a_reload(tmp_path):
     quarantine = Quarantine.load(tmp_path, "a")
     abandon(tmp_path, "b", BATCH, [0])
