@@ -119,7 +119,7 @@ class Slot:
         identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
         decoder = build_decoder(settings)
         enricher = FeatureEnricher(settings.features, engine.signature)
-        encoder = JsonPredictionEncoder(settings.output, engine.signature, settings.input)
+        encoder = JsonPredictionEncoder(settings.output, engine.signature.outputs)
         facts = topic_facts(settings)
         health.condition("topics", met=True)
         engine.warm(warm_sizes(settings.engine.max_batch_size))
@@ -138,9 +138,9 @@ class Slot:
                 encoder=encoder,
                 reject_encoder=DeadLetterEncoder(
                     settings.dead_letter.topic,
-                    group=settings.pipeline,
-                    max_bytes=facts.max_bytes[settings.dead_letter.topic],
-                    model=identity,
+                    settings.pipeline,
+                    facts.max_bytes[settings.dead_letter.topic],
+                    lambda: identity,
                 ),
                 max_output_bytes=facts.max_bytes[settings.output.topic],
                 metrics=metrics,

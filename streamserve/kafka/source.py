@@ -79,6 +79,7 @@ class KafkaSource:
         self._metadata: object = None
         self._paused: set[TopicPartition] = set()
         self._refused = 0
+        self._closed = False
 
     @property
     def metadata(self) -> object:
@@ -157,10 +158,10 @@ class KafkaSource:
             raise source_error(first_error(exception), "committing offsets") from exception
 
     def close(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is None:
+        if self._consumer is None or self._closed:
             return
-        closer = threading.Thread(target=consumer.close, name="consumer-close", daemon=True)
+        self._closed = True
+        closer = threading.Thread(target=self._consumer.close, name="consumer-close", daemon=True)
         closer.start()
         closer.join(CLOSE_TIMEOUT_S)
         if closer.is_alive():
