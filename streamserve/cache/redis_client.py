@@ -15,6 +15,7 @@ from streamserve.errors import CacheError, ConfigError, Problem
 if TYPE_CHECKING:
     from streamserve.config.settings import CacheSettings
 
+_DENIED_IN_SCRIPT = "The user executing the script can't"
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 
@@ -38,8 +39,6 @@ def connect(settings: CacheSettings) -> Any:
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "protocol": 2,
-        "lib_name": None,
-        "lib_version": None,
     }
     if settings.password_file is not None:
         options["credential_provider"] = _credentials(user, Path(settings.password_file))
@@ -108,7 +107,7 @@ def mapped(error: Exception, settings: CacheSettings, what: str) -> CacheError:
         remedy = f"no answer in {settings.timeout_ms:g} ms; is it overloaded, or cache.timeout_ms too short?"
     elif isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
         remedy, retryable = f"it refuses us ({text}); check cache.username and cache.password_file", False
-    elif isinstance(error, exceptions.NoPermissionError):
+    elif isinstance(error, exceptions.NoPermissionError) or text.startswith(_DENIED_IN_SCRIPT):
         retryable = False
         remedy = f"the user lacks a right ({text}); it needs +evalsha +script|load +hget +hset +pexpire +ping"
     elif isinstance(error, exceptions.ReadOnlyError):
