@@ -30,9 +30,10 @@ FIELDS: Final = (
 
 _EXTRACT: Final = Path(__file__).resolve().parent / "departures.npz"
 _SCHEDULE: Final = ("sched_dep_minute", "sched_duration", "dep_delay", "distance")
-_TEXT: Final = ("carrier", "origin", "dest", "tailnum")
+_TEXT: Final = ("carrier", "flight", "origin", "dest", "tailnum")
+_TABLES: Final = ("carrier", "origin", "dest", "tailnum")
 _STORED: Final = ("origin", "dest", "tailnum", "arr_delay", *_SCHEDULE)
-_INTEGERS: Final = ("flight", "month", "day_of_week", *_SCHEDULE)
+_INTEGERS: Final = ("month", "day_of_week", *_SCHEDULE)
 _YEAR: Final = 2013
 _YEAR_START_MIN: Final = 22_616_640  # minutes from 1970 to 2013-01-01T00:00Z
 _MISSING_DELAY: Final = np.iinfo(np.int16).min
@@ -90,17 +91,16 @@ class Flights:
         dates, months, weekdays = _calendar(len(arrays["day_offset_min"]))
         columns = {name: arrays[name][order] for name in _STORED}
         columns |= {
-            "key": flight[order],
+            "flight": flight[order],
             "carrier": arrays["flight_carrier"][flight][order],
-            "flight": arrays["flight_number"][flight][order],
             "date": day[order],
             "month": months[day][order],
             "day_of_week": weekdays[day][order],
             "minute": departed_min[order].astype(np.int32),
         }
-        tables = {name: arrays[f"{name}s"].astype(str).tolist() for name in _TEXT}
+        tables = {name: arrays[f"{name}s"].astype(str).tolist() for name in _TABLES}
         operators = zip(arrays["flight_carrier"].tolist(), arrays["flight_number"].tolist(), strict=True)
-        tables["key"] = [f"{tables['carrier'][carrier]}{number}" for carrier, number in operators]
+        tables["flight"] = [f"{tables['carrier'][carrier]}{number}" for carrier, number in operators]
         tables["date"] = dates
         hour = scheduled_min[order] // 60
         weather = {name: _hourly(arrays, name, columns["origin"], hour) for name in WEATHER}
@@ -118,8 +118,8 @@ class Flights:
 
     def encoded(self, start: int = 0, stop: int | None = None) -> list[tuple[bytes, bytes]]:
         """The same as records: the flight number (`AA11`) as key, the event as JSON in UTF-8 as value."""
-        keys = [key.encode() for key in self.tables["key"]]
-        flights = self.columns["key"][slice(start, stop)].tolist()
+        keys = [key.encode() for key in self.tables["flight"]]
+        flights = self.columns["flight"][slice(start, stop)].tolist()
         values = map(msgspec.json.Encoder().encode, self.events(start, stop))
         return [(keys[flight], value) for flight, value in zip(flights, values, strict=True)]
 
@@ -137,7 +137,9 @@ class Flights:
     def flight_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The ids, such as `AA11-2013-07-04-JFK`: flight number, day of the schedule, airport."""
         part = slice(start, stop)
-        rows = zip(self._text("key", part), self._text("date", part), self._text("origin", part), strict=True)
+        rows = zip(
+            self._text("flight", part), self._text("date", part), self._text("origin", part), strict=True
+        )
         return [f"{key}-{date}-{origin}" for key, date, origin in rows]
 
     def event_time_ms(self, start: int = 0, stop: int | None = None) -> I64:
@@ -154,7 +156,7 @@ class Flights:
         return self.weather[field] if field in self.weather else self.columns[field].astype(np.float64)
 
     def strings(self, field: str) -> npt.NDArray[np.str_]:
-        """A text field of every event, one of `carrier`, `origin`, `dest`, `tailnum`: `str[n]`."""
+        """A text field of every event, one of `carrier`, `flight`, `origin`, `dest`, `tailnum`: `str[n]`."""
         values: npt.NDArray[np.str_] = np.asarray(self.tables[field])[self.columns[field]]
         return values
 
@@ -195,12 +197,14 @@ def bad_events() -> list[BadEvent]:
 
     literal = changed(temp="@").replace(b'"@"', b"NaN")
     infinite = changed(dep_delay="@").replace(b'"@"', b"1e999")
-    key = f"{good['carrier']}{good['flight']}".encode()
+    key = str(good["flight"]).encode()
     return [
         BadEvent(key, msgspec.json.encode(good)[:120], "decode", "cut off in the middle"),
         BadEvent(key, b"\xff\xfe departure", "decode", "no JSON at all"),
         BadEvent(key, changed(distance="1069 miles"), "schema", "a number sent as text"),
-        BadEvent(b"ZZ1", changed(carrier="ZZ"), "schema", "a carrier that the model has never seen"),
+        BadEvent(
+            b"ZZ1", changed(carrier="ZZ", flight="ZZ1"), "schema", "a carrier that the model has never seen"
+        ),
         BadEvent(key, changed(dep_delay=None), "missing_feature", "the departure delay is absent"),
         BadEvent(key, changed(distance=106_900), "out_of_range", "farther than once around the Earth"),
         BadEvent(key, changed(wind_speed=1048.36058), "out_of_range", "a real fault of Newark's sensor"),

@@ -13,6 +13,7 @@ import pytest
 
 from streamserve.config.topic_documents import read_topics
 from streamserve.demo.flights import ROOT, TOPICS, Flights, bad_events
+from streamserve.demo.flights.__main__ import main
 from streamserve.demo.flights.dataset import FIELDS, WEATHER
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -55,7 +56,7 @@ def test_events_are_in_order_of_departure(flights):
 
 def test_the_first_departure_is_that_of_the_tables(flights):
     assert next(flights.events()) == {
-        "flight_id": "UA1545-2013-01-01-EWR", "event_time": 1357035420000, "carrier": "UA", "flight": 1545,
+        "flight_id": "UA1545-2013-01-01-EWR", "event_time": 1357035420000, "carrier": "UA", "flight": "UA1545",
         "tailnum": "N14228", "origin": "EWR", "dest": "IAH", "month": 1, "day_of_week": 2, "sched_dep_minute": 315,
         "sched_duration": 244, "dep_delay": 2, "distance": 1400, "temp": 39.02, "dewp": 28.04, "humid": 64.43,
         "wind_speed": 12.65858, "precip": 0.0, "visib": 10.0, "pressure": 1011.9,
@@ -101,7 +102,7 @@ def test_records_are_the_events_under_their_flight_number(flights):
     records = flights.encoded(500, 600)
     assert [json.loads(value) for _, value in records] == list(flights.events(500, 600))
     assert all(
-        key.decode() == f"{event['carrier']}{event['flight']}"
+        key.decode() == event["flight"]
         for (key, _), event in zip(records, flights.events(500, 600), strict=True)
     )
 
@@ -201,3 +202,9 @@ def _day_of_year(month, day):
 
 def _refuse(literal):
     raise ValueError(literal)
+
+
+def test_the_module_prints_events_as_lines(flights, capsys):
+    assert main(["--start", "10", "--count", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == list(flights.events(10, 13))
