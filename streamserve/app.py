@@ -71,9 +71,7 @@ class Slot:
         health = Health(self._clock, stall_s=settings.delivery.stall_s)
         files = resolve_model(settings)
         metrics_registry = CollectorRegistry()
-        metrics = WorkerMetrics(
-            metrics_registry, pipeline=settings.pipeline, model=files.name, version=files.version
-        )
+        metrics = WorkerMetrics(metrics_registry, pipeline=settings.pipeline, model=files.name, version=files.version)
         with contextlib.ExitStack() as stack:
             engine = load_engine(settings, files)
             stack.callback(engine.close)
@@ -106,9 +104,7 @@ class Slot:
             self._worker.stop()
 
     @contextlib.contextmanager
-    def _build(
-        self, engine: Engine, files: ModelFiles, metrics: WorkerMetrics, health: Health
-    ) -> Iterator[Worker]:
+    def _build(self, engine: Engine, files: ModelFiles, metrics: WorkerMetrics, health: Health) -> Iterator[Worker]:
         from streamserve.codecs import build_decoder
         from streamserve.codecs.dead_letter import DeadLetterEncoder
         from streamserve.codecs.prediction import JsonPredictionEncoder
@@ -146,7 +142,7 @@ class Slot:
                 metrics=metrics,
                 cache_entries=cache.entries if cache is not None else None,
             )
-            source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda s: report(s))
+            source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
             worker = Worker(
                 source=source,
                 sink=build_sink(settings, self._name, folder, source, calls, metrics, clock, log),

@@ -43,6 +43,8 @@ Reason = Literal[
     "too_large",
     "too_late",
 ]
+CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
+"""What ended a batch's growth: it is full, or the engine was free, or its neighbour has other epochs."""
 
 
 class TopicPartition(NamedTuple):
@@ -129,11 +131,7 @@ class RecordBatch:
             columns = [chunk.headers() for chunk in chunks]
             if not any(columns):
                 return []
-            return [
-                h
-                for chunk, column in zip(chunks, columns, strict=True)
-                for h in column or [None] * len(chunk)
-            ]
+            return [h for chunk, column in zip(chunks, columns, strict=True) for h in column or [None] * len(chunk)]
 
         return replace(
             first,

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device_fault = isinstance(error, EngineError) and error.retryable
         return _leave(DEVICE_FAULT_EXIT_CODE if device_fault else error.exit_code)
     except Exception as error:
-        log.exception("slot_failed", error)
+        log.failure("slot_failed", error)
         return _leave(1)
     return _leave(0)
 

@@ -42,7 +42,7 @@ class SlotCache:
         clock: Clock,
         log: Log,
     ) -> None:
-        redis = RedisCache(cache, settings.pipeline, on_server_change=lambda: self._repair.request())
+        redis = RedisCache(cache, settings.pipeline, on_server_change=lambda: self._repair.request())  # noqa: PLW0108  made below
         predictions = PredictionLog(
             properties,
             settings.output.topic,

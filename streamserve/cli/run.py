@@ -33,7 +33,8 @@ def command(
         typer.Option("--slot", help="Base of the slots' names, unique among live workers; default the host's name."),
     ] = None,
     drain_timeout: Annotated[
-        float | None, typer.Option("--drain-timeout", min=0.1, help="Seconds a stop may take to finish what is in flight.")
+        float | None,
+        typer.Option("--drain-timeout", min=0.1, help="Seconds a stop may take to finish what is in flight."),
     ] = None,
 ) -> None:
     """Run the workers of a pipeline until they are stopped (SIGTERM or Ctrl-C drains)."""

@@ -84,7 +84,11 @@ def reader_properties(settings: PipelineSettings, *, group: str) -> Properties:
 
 
 def with_callbacks(
-    properties: Properties, *, error: Callable[[Any], None], logger: logging.Logger, stats: Callable[[str], None] | None = None
+    properties: Properties,
+    *,
+    error: Callable[[Any], None],
+    logger: logging.Logger,
+    stats: Callable[[str], None] | None = None,
 ) -> Properties:
     """The properties plus callbacks, which must not raise: an exception there hides the call's own result."""
     extra: Properties = {"error_cb": error, "logger": logger}

@@ -39,7 +39,9 @@ class PartitionCounts:
                 return count
             raise sink_error(exception, f"looking up {topic}") from exception
         if found.error is not None or not found.partitions:
-            raise SinkError(f"output topic {topic} does not exist; create it with `streamserve topics apply`", topic=topic)
+            raise SinkError(
+                f"output topic {topic} does not exist; create it with `streamserve topics apply`", topic=topic
+            )
         self._counts[topic] = (len(found.partitions), now_s + REFRESH_S)
         return len(found.partitions)
 

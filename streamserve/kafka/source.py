@@ -174,10 +174,8 @@ class KafkaSource:
         partition: list[int] = list(map(_PARTITION, messages))
         offset: list[int] = list(map(_OFFSET, messages))
         places = list(zip(topic, partition, strict=True))
-        positions = {
-            TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()
-        }
-        first = {TopicPartition(*place): at for place, at in dict(zip(reversed(places), reversed(offset))).items()}
+        positions = {TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()}
+        first = {TopicPartition(*place): at for place, at in dict(zip(reversed(places), reversed(offset), strict=True)).items()}
         self._assignment.delivered(first, positions)
 
         def headers() -> list[Headers | None]:

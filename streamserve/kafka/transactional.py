@@ -208,7 +208,9 @@ class KafkaTransaction:
         if offsets:
             slot.call("send_offsets_to_transaction", offsets, metadata, CALL_TIMEOUT_S)
         failpoints.reach("after_send_offsets")
-        slot.call("commit_transaction")  # no timeout: a finite one can part from the broker's state; a watchdog stands by
+        slot.call(
+            "commit_transaction"
+        )  # no timeout: a finite one can part from the broker's state; a watchdog stands by
         if time.monotonic() - started_s > SLOW_COMMIT_S:
             slot.taint = slot.taint or "slow commit"
         self._release(slot)

@@ -10,12 +10,8 @@ Pure: no threads, no clock of its own. `worker.mailbox` puts a lock around it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
 
-from streamserve.batch import RecordBatch
-
-CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
+from streamserve.batch import CloseReason, RecordBatch
 
 
 class Batcher:

@@ -120,9 +120,7 @@ class InferStage:
         self._journal.leave()
         return result
 
-    def _one_by_one(
-        self, features: FeatureBatch, suspicion: Suspicion
-    ) -> tuple[Tensors, Sequence[int], list[Reject]]:
+    def _one_by_one(self, features: FeatureBatch, suspicion: Suspicion) -> tuple[Tensors, Sequence[int], list[Reject]]:
         """Suspects each alone in journal and engine, quarantined rows not at all, the others together."""
         rows = features.events.row
         rejects = [
@@ -131,9 +129,7 @@ class InferStage:
             if row in suspicion.never
         ]
         groups = [[i] for i, row in enumerate(rows) if row in suspicion.alone and row not in suspicion.never]
-        others = [
-            i for i, row in enumerate(rows) if row not in suspicion.alone and row not in suspicion.never
-        ]
+        others = [i for i, row in enumerate(rows) if row not in suspicion.alone and row not in suspicion.never]
         if others:
             groups.append(others)
         kept: list[int] = []

@@ -84,9 +84,7 @@ class _Survey:
     def too_large(self) -> int | None:
         """Rows of the smallest part that ran out of memory without a row in it that does so alone."""
         sizes = [
-            stop - start
-            for start, stop in self.starved
-            if not any(start <= position < stop for position in self.alone)
+            stop - start for start, stop in self.starved if not any(start <= position < stop for position in self.alone)
         ]
         return min(sizes, default=None)
 
@@ -169,9 +167,7 @@ def _bisect(
     return _joined(survey.parts, engine.signature), survey.kept, survey.rejects
 
 
-def _attempt(
-    engine: Engine, features: FeatureBatch, start: int, stop: int, survey: _Survey
-) -> EngineError | None:
+def _attempt(engine: Engine, features: FeatureBatch, start: int, stop: int, survey: _Survey) -> EngineError | None:
     """Infer one part and add it to the survey, or say why it failed."""
     try:
         outputs = engine.infer({name: tensor[start:stop] for name, tensor in features.inputs.items()})

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 import streamserve
-from streamserve.batch import Reason, Stage
+from streamserve.batch import CloseReason, Reason, Stage
 from streamserve.telemetry.declare import (
     BASE_LABELS,
     column_histogram,

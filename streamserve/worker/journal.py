@@ -23,11 +23,11 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from streamserve.batch import RecordBatch
+from streamserve.batch import RecordBatch, TopicPartition
 from streamserve.errors import ConfigError
 
 MAGIC: Final = b"SSJRNL1\n"
@@ -36,9 +36,8 @@ HEADER: Final = struct.Struct("<8sB3xII")
 SIZE_BYTES: Final = 1 << 18
 """Room for thousands of partitions in one batch; a batch with more goes without an entry."""
 PREFIX: Final = "journal-"
-FEW_PARTITIONS: Final = 8
-"""Up to so many it is quicker to search a batch for each one's ends than to put all rows into a dict."""
-_Place = TypeVar("_Place")
+FEW_PARTITIONS: Final = 16
+"""Up to so many it is quicker to search the batch for each one's first record than to put all rows into a dict."""
 
 log = logging.getLogger(__name__)
 
@@ -149,23 +148,13 @@ def ranges_of(records: RecordBatch, rows: Sequence[int]) -> list[tuple[str, int,
         only = records.offset[row]
         return [(records.topic[row], records.partition[row], only, only)]
     topic, partition, offset = records.topic, records.partition, records.offset
-    if topic.count(topic[0]) != len(topic):
-        places = list(zip(topic, partition, strict=True))
-        first, last = _ends(places, offset)
-        return [(t, p, first[t, p], last[t, p]) for t, p in last]
-    partitions = set(partition)
-    if len(partitions) > FEW_PARTITIONS:
-        first_of, last_of = _ends(partition, offset)
-        return [(topic[0], p, first_of[p], last_of[p]) for p in partitions]
-    backwards = partition[::-1]
-    final = len(partition) - 1
-    return [(topic[0], p, offset[partition.index(p)], offset[final - backwards.index(p)]) for p in partitions]
-
-
-def _ends(places: list[_Place], offset: list[int]) -> tuple[dict[_Place, int], dict[_Place, int]]:
-    """First and last offset per place: in a dict the last one written stays."""
-    first = dict(zip(reversed(places), reversed(offset), strict=True))
-    return first, dict(zip(places, offset, strict=True))
+    ends = records.next_positions()
+    if len({t for t, _ in ends}) == 1 and len(ends) <= FEW_PARTITIONS:
+        return [(t, p, offset[partition.index(p)], end - 1) for (t, p), end in ends.items() if p in partition]
+    # From the back: a partition's first record is the last to be written into the dict.
+    places = zip(reversed(topic), reversed(partition), strict=True)
+    first = dict(zip(places, reversed(offset), strict=True))
+    return [(t, p, at, ends[TopicPartition(t, p)] - 1) for (t, p), at in first.items()]
 
 
 def read_abandoned(path: Path) -> Entry | None:

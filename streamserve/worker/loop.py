@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from streamserve import failpoints
 from streamserve.batch import CacheBatch, Positions, TopicPartition
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import DeliverySettings
@@ -35,7 +36,6 @@ from streamserve.ports import Sink, Source, Transaction
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
-from streamserve import failpoints
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.rotation import Rotation, Written

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 
-from streamserve.batch import RecordBatch
+from streamserve.batch import CloseReason, RecordBatch
 from streamserve.clock import Clock
-from streamserve.pipeline.batcher import Batcher, CloseReason
+from streamserve.pipeline.batcher import Batcher
 
 
 class Mailbox:

@@ -45,9 +45,7 @@ from streamserve.worker.journal import (
 
 DEVICE_FAULT_EXIT_CODE: Final = 70
 """A worker ends with it when its device is gone (an `EngineError` marked retryable)."""
-NATIVE_CRASHES: Final = frozenset(
-    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
-)
+NATIVE_CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 DEATHS_UNEXPLAINED: Final = 3
 """Deaths of unknown cause with one record alone in the engine before it is quarantined."""
 FILE: Final = "quarantine.json"
@@ -204,9 +202,7 @@ def judged(record: Record, entry: Entry, crashed_by: int | None) -> Record:
     place = (topic, partition, offset)
     earlier = next((c for c in record.convicts if (c.topic, c.partition, c.offset) == place), None)
     deaths = earlier.deaths + 1 if earlier else 1
-    native = crashed_by is not None and (
-        -crashed_by in NATIVE_CRASHES or crashed_by == DEVICE_FAULT_EXIT_CODE
-    )
+    native = crashed_by is not None and (-crashed_by in NATIVE_CRASHES or crashed_by == DEVICE_FAULT_EXIT_CODE)
     why = ""
     if native:
         why = f"the engine crashed on this record ({_cause(crashed_by)})"

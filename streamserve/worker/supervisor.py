@@ -7,7 +7,7 @@ How a slot's process ends decides what follows:
 
     0                          done: it is not started again; when all are done the supervisor ends with 0
     2, 78                      usage or configuration is wrong: stop all, end with that code
-    69 in the slot's start     broker or cache is not there: stop all, end with that code
+    69 in the slot's first life  broker is not there: stop all, end with that code
     69 later                   an outage: start again with backoff, as often as it takes
     anything else, a signal    a crash: start again with backoff; too many in a row stop all with 1
 
@@ -88,7 +88,7 @@ class Slot:
         self.started_s = 0.0
         self.start_at_s: float | None = 0.0
         self.last_exit: Exit | None = None
-        self.settled_once = False
+        self.served = False
         self.bad_lives = 0
         self.crashes = 0
 
@@ -102,8 +102,8 @@ class Slot:
         self.child = None
         self.start_at_s = None
         self.last_exit = how
+        self.served = self.served or settled or how.code != EXIT_UNAVAILABLE
         if settled:
-            self.settled_once = True
             self.bad_lives = self.crashes = 0
 
 
@@ -195,7 +195,7 @@ class Supervisor:
                 self._exit_code = self._exit_code or EXIT_CRASHED
         elif how.code == 0:
             pass
-        elif how.code in EXITS_FOR_GOOD or (how.code == EXIT_UNAVAILABLE and not slot.settled_once):
+        elif how.code in EXITS_FOR_GOOD or (how.code == EXIT_UNAVAILABLE and not slot.served):
             self._stop(how.code, why=f"slot {slot.name.name} cannot run ({how})")
         else:
             self._restart_later(slot, how)
