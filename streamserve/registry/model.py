@@ -206,7 +206,10 @@ def sha256_of(path: Path) -> str:
 
 
 def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=t.name, dtype="str" if t.dtype == "string" else t.dtype, shape=t.shape) for t in tensors)
+    return tuple(
+        TensorSpec(name=t.name, dtype="str" if t.dtype == "string" else t.dtype, shape=t.shape)
+        for t in tensors
+    )
 
 
 def _convert(text: str, where: str, kind: type[_T]) -> _T:

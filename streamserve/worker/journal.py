@@ -36,7 +36,7 @@ HEADER: Final = struct.Struct("<8sB3xII")
 SIZE_BYTES: Final = 1 << 18
 """Room for thousands of partitions in one batch; a batch with more goes without an entry."""
 PREFIX: Final = "journal-"
-FEW_PARTITIONS: Final = 16
+FEW_PARTITIONS: Final = 8
 """Up to so many it is quicker to search the batch for each one's first record than to put all rows into a dict."""
 
 log = logging.getLogger(__name__)
