@@ -10,12 +10,12 @@ import tracemalloc
 import msgspec
 import numpy as np
 import pytest
-from tests.records import batch, settings
 
 from streamserve.batch import Reject
 from streamserve.codecs import build_decoder
 from streamserve.enrich import FeatureEnricher
 from streamserve.ports import Signature, TensorSpec
+from tests.records import batch, settings
 
 FLAT = [
     {"name": "x"},
@@ -223,10 +223,13 @@ def test_a_messagepack_extension_nobody_reads_is_ignored():
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize(("format", "encode"), [
-    ("msgpack", lambda numbers: pack({"v": numbers})),
-    ("raw", lambda numbers: np.array(numbers, "<f4").tobytes()),
-])
+@pytest.mark.parametrize(
+    ("format", "encode"),
+    [
+        ("msgpack", lambda numbers: pack({"v": numbers})),
+        ("raw", lambda numbers: np.array(numbers, "<f4").tobytes()),
+    ],
+)
 def test_a_row_that_is_not_finite_leaves_its_neighbours_alone(number, format, encode):
     reject = run({"field": "v", "size": 3}, encode([1.0, 2.0, 3.0]), encode([1.0, number, 3.0]), format)
     assert (reject.stage, reject.reason, reject.feature) == ("enrich", "non_finite", "v")
@@ -265,7 +268,9 @@ RAW = {
     "header: huge shape": (b"\0" * 12, [("streamserve.tensor.shape", b"9" * 100_000)], "schema"),
     "header: negative": (b"\0" * 12, [("streamserve.tensor.shape", b"-1")], "schema"),
     "10,000 headers, the last wrong": (
-        b"\0" * 12, [("h", b"")] * 9999 + [("streamserve.tensor.shape", b"2")], "schema"
+        b"\0" * 12,
+        [("h", b"")] * 9999 + [("streamserve.tensor.shape", b"2")],
+        "schema",
     ),
 }
 
@@ -277,13 +282,16 @@ def test_bad_raw_tensors_are_rejected_with_their_reason(value, headers, reason):
     assert reject.reason == reason
 
 
-@pytest.mark.parametrize("headers", [
-    [("streamserve.tensor.dtype", b"<f4"), ("streamserve.tensor.shape", b"3")],
-    [("streamserve.tensor.dtype", b"float32"), ("streamserve.tensor.shape", b"1,3")],
-    [("streamserve.tensor.shape", b"(3,)")],
-    [("unrelated", b"\xff"), ("unrelated", None)],
-    [],
-])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("streamserve.tensor.dtype", b"<f4"), ("streamserve.tensor.shape", b"3")],
+        [("streamserve.tensor.dtype", b"float32"), ("streamserve.tensor.shape", b"1,3")],
+        [("streamserve.tensor.shape", b"(3,)")],
+        [("unrelated", b"\xff"), ("unrelated", None)],
+        [],
+    ],
+)
 def test_raw_headers_that_fit_are_accepted(headers):
     assert run({"field": "v", "size": 3}, b"\1" * 12, b"\1" * 12, "raw", headers) is None
 
@@ -309,8 +317,8 @@ WHOLE = {
 
 @pytest.mark.parametrize("case", WHOLE)
 def test_truncated_at_every_byte_is_rejected_and_never_raises(case):
-    features, good, input = WHOLE[case]
-    decoder = build_decoder(settings(features, format=case.split(",")[0], **input))
+    features, good, fields = WHOLE[case]
+    decoder = build_decoder(settings(features, format=case.split(",")[0], **fields))
     cuts = [good[:length] for length in range(len(good))]
     events, rejects = decoder.decode(batch([*cuts, good]))
     assert events.row == [len(good)]
@@ -350,21 +358,28 @@ def test_any_record_key_is_the_entity(key):
     assert events.entity == [key]
 
 
-@pytest.mark.parametrize("headers", [
-    [("h", b"")] * 10_000,
-    [("h", b"1"), ("h", b"2")],
-    [("h", b"\xff\xfe"), ("h", None)],
-], ids=["10,000", "duplicate", "not UTF-8"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("h", b"")] * 10_000,
+        [("h", b"1"), ("h", b"2")],
+        [("h", b"\xff\xfe"), ("h", None)],
+    ],
+    ids=["10,000", "duplicate", "not UTF-8"],
+)
 def test_headers_do_not_disturb_a_json_event(headers):
     assert run(FLAT, GOOD, GOOD, headers=headers) is None
 
 
-@pytest.mark.parametrize(("format", "value"), [
-    ("json", b'{"x":1,"other":' + b"[" * 1_000_000),
-    ("msgpack", b"\x81\xa1x\xdd\xff\xff\xff\xff" + b"\x01" * 1_000_000),
-    ("msgpack", b"\x91" * 1_000_000),
-    ("json", b'{"id":"' + b"\\u0041" * 160_000),
-])
+@pytest.mark.parametrize(
+    ("format", "value"),
+    [
+        ("json", b'{"x":1,"other":' + b"[" * 1_000_000),
+        ("msgpack", b"\x81\xa1x\xdd\xff\xff\xff\xff" + b"\x01" * 1_000_000),
+        ("msgpack", b"\x91" * 1_000_000),
+        ("json", b'{"id":"' + b"\\u0041" * 160_000),
+    ],
+)
 def test_a_hostile_megabyte_costs_memory_in_proportion(format, value):
     decoder = build_decoder(settings(FLAT, format=format, id="id"))
     tracemalloc.start()
@@ -381,9 +396,9 @@ def test_a_hundred_mebibytes_are_refused_unread():
     value = bytes(100 << 20)
     tracemalloc.start()
     try:
-        for format in ("json", "msgpack", "raw"):
+        for kind in ("json", "msgpack", "raw"):
             features = {"field": "v", "size": 64}
-            _, (reject,) = build_decoder(settings(features, format=format)).decode(batch([value]))
+            _, (reject,) = build_decoder(settings(features, format=kind)).decode(batch([value]))
             assert reject.reason == "too_large"
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
