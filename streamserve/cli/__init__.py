@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 import streamserve
 from streamserve.errors import ConfigError, StreamServeError
@@ -58,13 +59,20 @@ EXIT_CODES = {
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 
 
+class _InOrder(TyperGroup):
+    """Lists nouns in the order of `NOUNS`; typer would list verbs' groups after plain commands."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # the public name of it
+        return [noun for noun in NOUNS if noun in super(_InOrder, self).list_commands(ctx)]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
         arguments: without the program's name; default those of the process.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = _verbosity_first(sys.argv[1:] if arguments is None else arguments)
     try:
         build_app(_noun(arguments))(args=arguments, prog_name="streamserve")
     except StreamServeError as error:
@@ -81,6 +89,7 @@ def build_app(noun: str | None = None) -> typer.Typer:
             imports all, as shell completion needs it.
     """
     app = typer.Typer(
+        cls=_InOrder,
         help="Streaming inference workers on Kafka: micro-batches in, predictions out, exactly once.",
         epilog=_EPILOG,
         no_args_is_help=True,
@@ -109,6 +118,7 @@ def verbosity() -> int:
 
 # In the environment, so that worker processes inherit it.
 _VERBOSITY = "_STREAMSERVE_VERBOSITY"
+_VERBOSITY_OPTIONS = frozenset({"-v", "-vv", "--verbose", "-q", "-qq", "--quiet"})
 
 
 def _show_version(wanted: bool) -> None:
@@ -118,9 +128,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _globals(
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks on errors.")
-    ] = 0,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks on errors.")] = 0,
     quiet: Annotated[int, typer.Option("-q", "--quiet", count=True, help="Say less.")] = 0,
     *,
     version: Annotated[
@@ -137,6 +145,14 @@ def _globals(
 
 def _not_loaded() -> None:
     """Stands for a noun that this call does not use."""
+
+
+def _verbosity_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `-v` and `-q` before the noun: people also write them at the end."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    ours = [argument for argument in arguments[:end] if argument in _VERBOSITY_OPTIONS]
+    others = [argument for argument in arguments[:end] if argument not in _VERBOSITY_OPTIONS]
+    return [*ours, *others, *arguments[end:]]
 
 
 def _noun(arguments: Sequence[str]) -> str | None:
@@ -166,7 +182,7 @@ def _report_unexpected(error: Exception) -> int:
     text = mask_text(str(error)).strip()
     say(f"error: {type(error).__name__}" + (f": {text}" if text else ""), "red")
     if verbosity() <= 0:
-        say("this is a bug or a broken environment; -v before the command shows where it happened")
+        say("this is a bug or a broken environment; -v shows where it happened")
     _trace()
     return 1
 

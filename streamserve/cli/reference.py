@@ -13,7 +13,7 @@ _INTRODUCTION = """# Command line
 
 <!-- Generated from streamserve/cli; changes are made there. -->
 
-Data goes to stdout, logs and progress to stderr. `-v` and `-q` stand before the command. `NO_COLOR` turns
+Data goes to stdout, logs and progress to stderr. `-v` and `-q` go with every command. `NO_COLOR` turns
 colours off.
 """
 _PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
@@ -26,6 +26,7 @@ def render() -> str:
     from streamserve.cli import EXIT_CODES, build_app
 
     app = build_app()
+    app.rich_markup_mode = None  # plain text, the same on every terminal
     runner = CliRunner()
     parts = [_INTRODUCTION, "Exit codes:\n", "| code | meaning |\n|---|---|"]
     parts += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
@@ -41,9 +42,12 @@ def _commands(app: object) -> Iterator[tuple[str, ...]]:
     """The path of every command, from the application's own group."""
     import typer.main
 
+    from streamserve.cli import NOUNS
+
     def walk(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield path
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from walk(inner, (*path, name))
+        inner = getattr(command, "commands", {})
+        for name in sorted(inner, key=list(NOUNS).index) if not path else inner:
+            yield from walk(inner[name], (*path, name))
 
     yield from walk(typer.main.get_command(app), ())  # type: ignore[arg-type]  # a Typer

@@ -130,9 +130,7 @@ def _fits(spec: TensorSpec, value: object) -> bool:
 def _columns(spec: TensorSpec, pool: dict[str, object], taken: Sequence[Column]) -> Iterator[Column]:
     dtype = _DTYPES.get(spec.dtype)
     if dtype is None:
-        raise ContractError(
-            f"the model's input {spec.name} is {spec.dtype}; features are {', '.join(_DTYPES)}"
-        )
+        raise ContractError(f"the model's input {spec.name} is {spec.dtype}; features are {', '.join(_DTYPES)}")
     width = _width(spec)
     names = [name for name, value in pool.items() if _fits(spec, value)]
     if width == 1 and (spec.name in names or not names):
@@ -278,7 +276,7 @@ def _event_schema(topic: str, made: Draft) -> dict[str, object]:
 
 def _prediction_schema(topic: str, signature: Signature) -> dict[str, object]:
     source = {"topic": {"type": "string"}, "partition": {"type": "integer"}, "offset": {"type": "integer"}}
-    outputs = {spec.name: {} for spec in signature.outputs}
+    outputs: dict[str, object] = {spec.name: {} for spec in signature.outputs}
     properties = {
         "id": {"type": "string"},
         "model": {"type": "string"},

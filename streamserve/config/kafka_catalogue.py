@@ -65,9 +65,7 @@ ALLOWED: dict[str, Property] = {
     "ssl.endpoint.identification.algorithm": Property("both", "text", ("none", "https")),
     "enable.ssl.certificate.verification": Property("both", "bool"),
     "broker.address.family": Property("both", "text", ("any", "v4", "v6")),
-    "client.dns.lookup": Property(
-        "both", "text", ("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only")
-    ),
+    "client.dns.lookup": Property("both", "text", ("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only")),
     "socket.keepalive.enable": Property("both", "bool"),
     "socket.nagle.disable": Property("both", "bool"),
     "log.connection.close": Property("both", "bool"),

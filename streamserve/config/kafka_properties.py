@@ -80,9 +80,7 @@ def check(block: Mapping[str, object], *, insecure_tls: bool) -> list[Mistake]:
     mistakes += _check_sasl(block)
     if any(text.lower() == "consumer" for _, text in _effective(block, "group.protocol")):
         mistakes += [
-            Mistake(
-                name, "refused with group.protocol=consumer: the broker holds this setting", "leave it out"
-            )
+            Mistake(name, "refused with group.protocol=consumer: the broker holds this setting", "leave it out")
             for name in block
             if _split(name)[1] in CLASSIC_ONLY
         ]

@@ -77,9 +77,7 @@ def load(
         raise ConfigError(document.problems)
     if not isinstance(document.data, dict):
         what = "is empty" if document.data is None else "must hold a mapping of keys"
-        raise ConfigError(
-            [Problem(message=f"the file {what}", file=str(file), hint="streamserve init makes one")]
-        )
+        raise ConfigError([Problem(message=f"the file {what}", file=str(file), hint="streamserve init makes one")])
     return _Loading(file, document, document.data).finish(environ, overrides or {})
 
 
@@ -128,9 +126,7 @@ class _Loading:
         for override in overrides:
             self._problems += put(self._data, override)
             self._origins = {
-                path: origin
-                for path, origin in self._origins.items()
-                if path[: len(override.path)] != override.path
+                path: origin for path, origin in self._origins.items() if path[: len(override.path)] != override.path
             }
             self._origins[override.path] = override.origin
             self._sources[override.path] = source
@@ -162,8 +158,7 @@ class _Loading:
 
     def _provenance(self, settings: PipelineSettings) -> dict[str, Provenance]:
         return {
-            dotted(path): self._source(path)
-            for path in _leaves(settings.model_dump(mode="json", by_alias=True), ())
+            dotted(path): self._source(path) for path in _leaves(settings.model_dump(mode="json", by_alias=True), ())
         }
 
     def _source(self, path: Path) -> Provenance:

@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from streamserve.config.kafka_catalogue import SECRETS
 
 MASK = "***"
-_WORDS = re.compile(
-    r"(?:^|[._-])(?:password|passwd|secret|token|pem|api[._-]?key|jaas[._-]config)$", re.IGNORECASE
-)
+_WORDS = re.compile(r"(?:^|[._-])(?:password|passwd|secret|token|pem|api[._-]?key|jaas[._-]config)$", re.IGNORECASE)
 _PUBLIC = frozenset({"ssl.certificate.pem", "ssl.ca.pem"})
 # Greedy up to the last @: a password may hold one.
 _URL = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/:@]*):(?P<password>[^\s/]*)@")
 _QUERY = re.compile(r"(?P<name>[?&](?:password|token|secret)=)[^&\s]+", re.IGNORECASE)
 _PAIR = re.compile(
-    r"(?P<name>\b(?:[\w.-]*[._-])?(?:password|secret|token))(?P<sep>['\"]?\s*[=:]\s*)(?P<quote>['\"]?)[^\s,;'\"}&]+",
+    r"(?P<name>\b(?:[\w.-]*[._-])?(?:password|secret|token))(?P<sep>['\"]?\s*=\s*|['\"]\s*:\s*)(?P<quote>['\"]?)[^\s,;'\"}&]+",
     re.IGNORECASE,
 )
 

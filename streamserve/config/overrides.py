@@ -131,9 +131,7 @@ def _read(override: Override) -> tuple[object, list[Problem]]:
         return None, []
     if (text[:1] in {"[", "{"} and not takes_text_only(path)) or takes_plain_values(path):
         document = read_document(text, override.origin)
-        problems = [
-            Problem(message=p.message, path=dotted(path), file=override.origin) for p in document.problems
-        ]
+        problems = [Problem(message=p.message, path=dotted(path), file=override.origin) for p in document.problems]
         return document.data, problems
     if takes_list(path):
         return [part.strip() for part in text.split(",") if part.strip()], []

@@ -94,8 +94,7 @@ def features_kind(value: object) -> str:
 
 
 Features = Annotated[
-    Annotated[list[FeatureSettings], Field(min_length=1), Tag("list")]
-    | Annotated[VectorSettings, Tag("vector")],
+    Annotated[list[FeatureSettings], Field(min_length=1), Tag("list")] | Annotated[VectorSettings, Tag("vector")],
     Discriminator(features_kind),
 ]
 

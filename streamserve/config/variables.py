@@ -35,9 +35,7 @@ def expander(environ: Mapping[str, str]) -> Expand:
 def _value(environ: Mapping[str, str], name: str, operator: str | None, operand: str) -> str:
     value = environ.get(name)
     if value is None and operator is None:
-        raise VariableError(
-            f"the variable {name} is not set", f"set it, or give a default: ${{{name}:-value}}"
-        )
+        raise VariableError(f"the variable {name} is not set", f"set it, or give a default: ${{{name}:-value}}")
     if not value:
         if operator == "?":
             raise VariableError(f"the variable {name} is needed: {operand or 'it is not set'}")

@@ -89,9 +89,7 @@ def test_a_bad_configuration_is_one_line_a_problem_on_stderr(run, config):
     ]
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("--resolved",), ("--format", "json"), ("--resolved", "--format", "json")]
-)
+@pytest.mark.parametrize("more", [(), ("--resolved",), ("--format", "json"), ("--resolved", "--format", "json")])
 def test_config_show_masks_secrets(run, config, more):
     code, out, err = run("config", "show", "-c", config, *more)
     assert code == 0
@@ -125,6 +123,7 @@ def test_an_unexpected_error_is_short_without_v_and_a_traceback_with_it(run, con
     assert err.startswith("error: RuntimeError: boom\n")
     assert "Traceback" not in err
     assert "Traceback" in run("-v", "config", "show", "-c", config)[2]
+    assert "Traceback" in run("config", "show", "-c", config, "-v")[2]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["lint", "-c", "CONFIG"]])

@@ -96,9 +96,7 @@ def init(capsys, tmp_path):
 
 def test_the_folder_lints_and_the_next_steps_are_told(init, tmp_path):
     sample = tmp_path / "event.json"
-    sample.write_text(
-        json.dumps({"flight_id": "AA1", "event_time": 1372941000000, "distance": 3, "carrier": "AA"})
-    )
+    sample.write_text(json.dumps({"flight_id": "AA1", "event_time": 1372941000000, "distance": 3, "carrier": "AA"}))
     code, out, err = init("--sample", str(sample))
     assert code == 0
     config = load(tmp_path / "demo" / "streamserve.yaml", {}, {})

@@ -26,10 +26,7 @@ def found(tmp_path):
     def found(**sections: str) -> list[str]:
         path = tmp_path / "streamserve.yaml"
         path.write_text("\n".join({**BASE, **sections}.values()) + "\n")
-        return [
-            str(issue).replace(f"{path}:", "").replace(str(tmp_path), "")
-            for issue in lint(load(path, {}, {}))
-        ]
+        return [str(issue).replace(f"{path}:", "").replace(str(tmp_path), "") for issue in lint(load(path, {}, {}))]
 
     return found
 

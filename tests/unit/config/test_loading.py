@@ -178,9 +178,7 @@ def test_variables_of_kubernetes_and_of_other_parts_are_passed_over(write, name,
         (
             "localhost:9092}",
             "localhost:9092}\n  client.id: ${NOPE}",
-            [
-                "5:14: kafka.client.id: the variable NOPE is not set (set it, or give a default: ${NOPE:-value})"
-            ],
+            ["5:14: kafka.client.id: the variable NOPE is not set (set it, or give a default: ${NOPE:-value})"],
         ),
         (
             "localhost:9092}",
@@ -227,9 +225,7 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         (b"a: &a [*a]", "nested|recursive|not YAML"),
         (
             b"a: &a [x,x,x,x,x,x,x,x,x,x]\n"
-            + b"\n".join(
-                b"%c: &%c [%s]" % (c, c, b",".join([b"*%c" % (c - 1)] * 10)) for c in range(98, 104)
-            ),
+            + b"\n".join(b"%c: &%c [%s]" % (c, c, b",".join([b"*%c" % (c - 1)] * 10)) for c in range(98, 104)),
             "more than 50000 values",
         ),
     ],
@@ -261,9 +257,7 @@ def test_a_newline_in_a_variable_is_refused(write):
 
 
 def test_relative_paths_are_relative_to_the_file(write, tmp_path):
-    path = write(
-        GOOD.replace("localhost:9092}", "localhost:9092}\n  ssl.ca.location: ca.pem") + "state_dir: s\n"
-    )
+    path = write(GOOD.replace("localhost:9092}", "localhost:9092}\n  ssl.ca.location: ca.pem") + "state_dir: s\n")
     settings = load(path, {}, {}).settings
     assert settings.model.repository == str(tmp_path / "models")
     assert settings.state_dir == str(tmp_path / "s")

@@ -33,6 +33,7 @@ def test_the_password_in_a_url_is_masked(text, expected):
 
 def test_pairs_in_a_message_are_masked():
     assert mask_text("bad sasl.password=hunter2, user=u") == "bad sasl.password=***, user=u"
+    assert mask_text("kafka.sasl.password: must be text") == "kafka.sasl.password: must be text"
     assert mask_text('{"password": "hunter2"}') == '{"password": "***"}'
 
 

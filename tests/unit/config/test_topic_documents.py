@@ -87,7 +87,5 @@ def test_a_mistake_has_its_line(tmp_path, before, after, expected):
 def test_the_same_topic_twice_names_both_places(tmp_path):
     (tmp_path / "a.yaml").write_text(GOOD)
     (tmp_path / "b.yaml").write_text(GOOD)
-    with pytest.raises(
-        ConfigError, match=r"b\.yaml:4: the topic flights.departures is also described in .*a\.yaml:4"
-    ):
+    with pytest.raises(ConfigError, match=r"b\.yaml:4: the topic flights.departures is also described in .*a\.yaml:4"):
         read_topics(tmp_path)
