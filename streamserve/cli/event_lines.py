@@ -1,7 +1,8 @@
 """JSON Lines to events: what `produce` reads.
 
-A line is checked as strictly as it must be to become a useful event: a JSON object, with the key field if there is
-one. Whether it has the right features is the pipeline's to say. Without the check every line is taken as it is.
+A line is checked as strictly as it must be to become a useful event: a JSON object, with the key field if
+there is one. Whether it has the right features is the pipeline's to say. Without the check every line is
+taken as it is.
 """
 
 from __future__ import annotations

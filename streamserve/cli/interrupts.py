@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM for commands that run on and on: the first asks to stop, the second ends the process.
 
-The client must not be interrupted in the middle of a call, so a signal only sets a flag, except inside `breaking`,
-which surrounds a wait that nothing else would end (reading a terminal).
+The client must not be interrupted in the middle of a call, so a signal only sets a flag, except inside
+`breaking`, which surrounds a wait that nothing else would end (reading a terminal).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`streamserve produce`: events from JSON Lines into a topic, by default the input topic of the pipeline.
 
-Every line is one event. The key comes from `--key`, else from `input.key`, else there is none; partitions are chosen
-as the Java client does. A line that is no event stops the command with its number, after the events before it were
-delivered; `--no-check` sends anything. For a pipeline that reads MessagePack, events are encoded as such.
+Every line is one event. The key comes from `--key`, else from `input.key`, else there is none; partitions
+are chosen as the Java client does. A line that is no event stops the command with its number, after the
+events before it were delivered; `--no-check` sends anything. For a pipeline that reads MessagePack, events
+are encoded as such.
 """
 
 from __future__ import annotations
@@ -35,28 +36,20 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def command(
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="JSON Lines, one event a line; - is stdin.")
-    ] = "-",
+    file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="JSON Lines, one event a line; - is stdin.")] = "-",
     config: ConfigOption = DEFAULT_CONFIG,
     set_: SetOption = None,
-    topic: Annotated[
-        str | None, typer.Option(help="Topic.  [default: the pipeline's first input topic]")
-    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic. Default: the pipeline's first input topic.")] = None,
     key: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="Field with the record's key, '' for none.  [default: input.key]"),
+        typer.Option(metavar="FIELD", help="Field with the record's key, '' for none. Default: input.key."),
     ] = None,
-    rate: Annotated[
-        str | None, typer.Option(metavar="N/s", help="Events per second: 500/s, 2k/s, 30/m.")
-    ] = None,
+    rate: Annotated[str | None, typer.Option(metavar="N/s", help="Events per second: 500/s, 2k/s, 30/m.")] = None,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many events.")] = None,
     format: FormatOption = Format.TEXT,
     *,
     repeat: Annotated[bool, typer.Option("--repeat", help="Start over at the end of the file.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Refuse lines that are no JSON object.")
-    ] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Refuse lines that are no JSON object.")] = True,
 ) -> None:
     """Write events from JSON Lines to the pipeline's input topic."""
     if repeat and file == "-":
@@ -109,9 +102,7 @@ def _run(job: _Job, sender: EventSender, lines: Iterator[Line], progress: Sendin
     return job
 
 
-def _send(
-    job: _Job, sender: EventSender, lines: Iterator[Line], progress: SendingProgress, stop: Interrupts
-) -> None:
+def _send(job: _Job, sender: EventSender, lines: Iterator[Line], progress: SendingProgress, stop: Interrupts) -> None:
     while not stop() and (job.count is None or sender.taken < job.count):
         with stop.breaking():
             line = next(lines, None)
@@ -132,9 +123,7 @@ def _wait(pace: Pace, sender: EventSender, stop: Interrupts) -> None:
         sender.serve(min(left_s, 0.1))
 
 
-def _reader(
-    settings: PipelineSettings, file: str, topic: str | None, key: str | None, *, check: bool
-) -> EventReader:
+def _reader(settings: PipelineSettings, file: str, topic: str | None, key: str | None, *, check: bool) -> EventReader:
     own_topic = topic is None or topic in settings.input.topics
     if own_topic and check and settings.input.format == "raw":
         raise typer.BadParameter(
@@ -165,7 +154,9 @@ def _report(job: _Job, sender: EventSender, format: Format) -> None:
         )
     else:
         failed = f", {sender.failed:,} failed" if sender.failed else ""
-        show(f"{sent:,} events sent to {sender.topic} in {job.seconds:.1f} s ({per_s:,.0f}/s){failed}")
+        show(
+            f"{sent:,} event{'' if sent == 1 else 's'} sent to {sender.topic} in {job.seconds:.1f} s ({per_s:,.0f}/s){failed}"
+        )
     sys.stdout.flush()
     sender.raise_if_failed()
     if job.wrong is not None:

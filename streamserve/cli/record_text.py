@@ -1,7 +1,7 @@
 """Records as text: what `tail` and `dlq` print.
 
-Keys, values and headers come from anywhere, so control characters never reach the terminal as they are. JSON output
-loses nothing: bytes that are no text come as base64 under a name of their own.
+Keys, values and headers come from anywhere, so control characters never reach the terminal as they are.
+JSON output loses nothing: bytes that are no text come as base64 under a name of their own.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def prediction_line(record: StoredRecord) -> str:
 
 def record_line(record: StoredRecord) -> str:
     """One record of any topic: time, key, value, partition:offset."""
-    return "  ".join(
-        [stamp(record.timestamp_ms), one_line(record.key), one_line(record.value), record.position]
-    )
+    return "  ".join([stamp(record.timestamp_ms), one_line(record.key), one_line(record.value), record.position])
 
 
 def record_document(record: StoredRecord) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Sending events from outside of a pipeline: one idempotent producer, its counts, and a pace.
 
-Keys are placed where the Java client places them (`murmur2_random`); delivery is acknowledged by all replicas. The
-client's queue bounds memory: when it is full, `send` waits. Failures are counted and the first few kept, because a
-broker's refusal comes long after the call that caused it.
+Keys are placed where the Java client places them (`murmur2_random`); delivery is acknowledged by all
+replicas. The client's queue bounds memory: when it is full, `send` waits. Failures are counted and the
+first few kept, because a broker's refusal comes long after the call that caused it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Reading a topic outside of any group: from a place to the end, or on and on.
 
-For people and for upkeep (`tail`, `dlq`, rebuilding): partitions are assigned, so nothing is joined, nothing is
-committed and no worker notices. Only committed records are seen. "The end" is the last stable offset of the moment of
-asking, so a bounded read ends even while others write, and a transaction left open cannot hold it up. The order
-within a partition is kept; between partitions there is none, except for `Newest`, which merges by timestamp.
+For people and for upkeep (`tail`, `dlq`, rebuilding): partitions are assigned, so nothing is joined,
+nothing is committed and no worker notices. Only committed records are seen. "The end" is the last stable
+offset of the moment of asking, so a bounded read ends even while others write, and a transaction left open
+cannot hold it up. The order within a partition is kept; between partitions there is none, except for
+`Newest`, which merges by timestamp.
 """
 
 from __future__ import annotations
@@ -133,9 +134,7 @@ class TopicReader:
         # A record that retention removes between asking and reading is no loss to a reader: go on at the first left.
         properties = {**self._properties, "auto.offset.reset": "earliest"}
         try:
-            self._consumer = Consumer(
-                with_callbacks(properties, error=self._on_error, logger=silent_logger())
-            )
+            self._consumer = Consumer(with_callbacks(properties, error=self._on_error, logger=silent_logger()))
             self._partitions = partitions_of(self._consumer, self.topic)
         except KafkaException as exception:
             self._close()
@@ -167,13 +166,9 @@ class TopicReader:
                 for partition in self._partitions
             }
         except KafkaException as exception:
-            raise source_error(
-                first_error(exception), f"asking for the offsets of {self.topic}"
-            ) from exception
+            raise source_error(first_error(exception), f"asking for the offsets of {self.topic}") from exception
 
-    def positions(
-        self, start: Literal["beginning", "end"] | int, extents: Mapping[int, Extent]
-    ) -> dict[int, int]:
+    def positions(self, start: Literal["beginning", "end"] | int, extents: Mapping[int, Extent]) -> dict[int, int]:
         """The offset per partition that `start` means."""
         if start == "beginning":
             return {partition: extent.low for partition, extent in extents.items()}
