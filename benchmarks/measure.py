@@ -1,0 +1,105 @@
+"""Watching a process work off a topic: throughput and CPU time, from outside.
+
+The output topic's last stable offsets are read every 50 ms (a metadata request, no data), and the process's CPU time
+with them. Figures are taken between 10 % and 95 % of the events, so that neither start nor end is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+TICK_S = 0.05
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """What one run gave.
+
+    Attributes:
+        events_per_s: committed outputs a second.
+        cpu_s_per_million: CPU seconds of the process per million events.
+        peak_mib: largest resident memory of the process.
+        idle_mib: resident memory before the first output.
+    """
+
+    events_per_s: float
+    cpu_s_per_million: float
+    peak_mib: float
+    idle_mib: float
+
+
+class OutputCounter:
+    """Counts what a read_committed reader could read of a topic.
+
+    The log holds a control record per transaction and partition as well, so the count is of offsets; callers compare
+    with the number of events and take their share from the run's own end.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": "bench", "isolation.level": "read_committed"}
+        )
+        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
+
+    def count(self) -> int:
+        """Sum of the last stable offsets."""
+        try:
+            ends = [self._consumer.get_watermark_offsets(p, timeout=5, cached=False)[1] for p in self._partitions]
+        except KafkaException:  # a topic made a moment ago has no leader yet
+            return 0
+        return sum(ends)
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
+
+
+def work_off(command: list[str], counter: OutputCounter, events: int, timeout_s: float = 180) -> Throughput:
+    """Start `command`, wait until it has committed `events` outputs, stop it with SIGTERM."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    samples: list[tuple[float, int, float]] = []
+    peak = idle = 0.0
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not samples or samples[-1][1] < events:
+            if process.poll() is not None:
+                raise RuntimeError(f"{command[:4]} ended with {process.returncode}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{command[:4]} did {samples[-1][1]} of {events} in {timeout_s} s")
+            count = counter.count()
+            samples.append((time.monotonic(), count, cpu_s(process.pid)))
+            memory = resident_mib(process.pid)
+            if count == 0:
+                idle = memory
+            peak = max(peak, memory)
+            time.sleep(TICK_S)
+    finally:
+        process.terminate()
+        process.wait(60)
+    first = next(sample for sample in samples if sample[1] >= 0.1 * events)
+    last = next(sample for sample in samples if sample[1] >= 0.95 * events)
+    done = last[1] - first[1]
+    return Throughput(
+        events_per_s=done / (last[0] - first[0]),
+        cpu_s_per_million=(last[2] - first[2]) / done * 1e6,
+        peak_mib=peak,
+        idle_mib=idle,
+    )
