@@ -49,9 +49,7 @@ class EntryMaker:
         if not kept:
             return CacheBatch(row=[], key=[], version=[], document=[])
         rows, keys, times, documents = (list(column) for column in zip(*kept, strict=True))
-        batch = CacheBatch(
-            row=rows, key=keys, version=self._versions(events, rows, times), document=documents
-        )
+        batch = CacheBatch(row=rows, key=keys, version=self._versions(events, rows, times), document=documents)
         return newest(batch)
 
     def _versions(self, events: EventBatch, rows: list[int], times: list[int]) -> list[bytes]:

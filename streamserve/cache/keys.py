@@ -14,7 +14,7 @@ Versions are texts of fixed width that order as bytes, because numbers in Redis'
 * by offset, `<partition count, 7 digits>:<offset, 19 digits>`. A record key stays in its partition until the
   count grows, so offsets of one key compare within a count, and a larger count is later. Records that were
   produced before the count grew and are processed after it keep their place only by event time.
-* by event time, `<ms + 2^63, 20 digits>:<offset, 19>:<partition, 7>:<CRC-32 of the topic, 8>`. The tail makes
+* by event time, `<ms + 10^19, 20 digits>:<offset, 19>:<partition, 7>:<CRC-32 of the topic, 8>`. The tail makes
   the order total: two predictions never have one version unless they are of the same input record.
 """
 
@@ -31,7 +31,9 @@ MAX_INT64 = (1 << 63) - 1
 
 _VERBATIM = bytes(code for code in range(0x21, 0x7F) if code not in b"{}")
 _PLAIN = re.compile(rb"(?!#)[!-z|~]{0,200}")
-_EVENT_TIME = b"%020d:%019d:%07d:%s"
+_BIAS = 10**19
+_ANY_TIME = b"%020d:%019d%s"
+_AFTER_1970 = b"1%019d:%019d%s"  # the same text as `_ANY_TIME` for times from 0 on, without big integers
 
 
 class KeyLayout:
@@ -79,19 +81,28 @@ def offset_versions(partition_count: int, offsets: Iterable[int]) -> list[bytes]
 def event_time_versions(
     event_time_ms: Sequence[int], topics: Sequence[str], partitions: Sequence[int], offsets: Sequence[int]
 ) -> list[bytes]:
-    """Versions by event time, then offset, partition and topic of the input record; 0.27 us each.
+    """Versions by event time, then offset, partition and topic of the input record; 0.28 us each.
 
     Times beyond 64 bits count as the nearest that 64 bits hold.
     """
     times = event_time_ms
     if times and (min(times) < MIN_INT64 or max(times) > MAX_INT64):
         times = [min(max(time, MIN_INT64), MAX_INT64) for time in times]
-    tags = {topic: b"%08x" % crc32(topic.encode()) for topic in set(topics)}
-    layout = _EVENT_TIME
-    return [
-        layout % (time - MIN_INT64, offset, partition, tags[topic])
-        for time, offset, partition, topic in zip(times, offsets, partitions, topics, strict=True)
-    ]
+    places: Sequence[object] = partitions
+    tails: dict[object, bytes] = {}
+    if len(set(topics)) == 1:
+        tag = crc32(topics[0].encode())
+        tails |= {number: b":%07d:%08x" % (number, tag) for number in set(partitions)}
+    else:
+        places = list(zip(topics, partitions, strict=True))
+        tails |= {
+            (topic, number): b":%07d:%08x" % (number, crc32(topic.encode()))
+            for topic, number in set(zip(topics, partitions, strict=True))
+        }
+    rows = zip(times, offsets, places, strict=True)
+    if min(times, default=0) >= 0:
+        return [_AFTER_1970 % (time, offset, tails[place]) for time, offset, place in rows]
+    return [_ANY_TIME % (time + _BIAS, offset, tails[place]) for time, offset, place in rows]
 
 
 def offset_version(partition_count: int, offset: int) -> bytes:

@@ -152,6 +152,7 @@ class PredictionLog:
         self._counts: dict[str, int] = {}
         self._reader = EntryReader(order, inputs, self._count)
         self._consumer: Consumer | None = None
+        self._probe: Consumer | None = None
         self._ends: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
 
@@ -176,23 +177,20 @@ class PredictionLog:
     def sources(self) -> list[TopicPartition]:
         """All partitions of the input topics. Raises: SourceError, BrokerUnavailable."""
         return [
-            TopicPartition(topic, number)
-            for topic in self.inputs
-            for number in range(self._count(topic, fresh=True))
+            TopicPartition(topic, number) for topic in self.inputs for number in range(self._count(topic, fresh=True))
         ]
 
     def bounds(self, partition: TopicPartition) -> tuple[int, int]:
-        """First offset, and the end of what is committed. Raises: SourceError, BrokerUnavailable."""
-        from confluent_kafka import KafkaException
-        from confluent_kafka import TopicPartition as KafkaPartition
+        """First offset and end, whether the end is committed yet or not. Raises: SourceError, BrokerUnavailable.
 
-        try:
-            low, high = self._open().get_watermark_offsets(
-                KafkaPartition(partition.topic, partition.partition), timeout=QUERY_TIMEOUT_S
-            )
-        except KafkaException as error:
-            raise _mapped(error, f"ask for the offsets of {partition.topic}-{partition.partition}") from error
-        return low, high
+        The end is not that of stable records: a transaction's outcome is known to its producer before the partition
+        shows it, and whoever stopped there would miss the last commits of a worker that has died.
+        """
+        return self._watermarks(self._open_probe(), partition)
+
+    def stable_end(self, partition: TopicPartition) -> int:
+        """Offset below which every transaction is decided. Raises: SourceError, BrokerUnavailable."""
+        return self._watermarks(self._open(), partition)[1]
 
     def at_time(self, partition: TopicPartition, time_ms: int) -> int:
         """First offset whose record is not older than `time_ms`; the end where there is none."""
@@ -214,11 +212,7 @@ class PredictionLog:
 
         self._positions = {tp: start for tp, (start, _) in ranges.items()}
         self._ends = {tp: end for tp, (_, end) in ranges.items()}
-        assigned = [
-            KafkaPartition(tp.topic, tp.partition, start)
-            for tp, (start, end) in ranges.items()
-            if start < end
-        ]
+        assigned = [KafkaPartition(tp.topic, tp.partition, start) for tp, (start, end) in ranges.items() if start < end]
         try:
             self._open().assign(assigned)
         except KafkaException as error:
@@ -245,16 +239,29 @@ class PredictionLog:
                 if offset < end:
                     records.append(message)
             elif trouble.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name in Python
-                self._positions[tp] = end
+                # of what is decided so far; markers and aborted records before it are behind us
+                self._positions[tp] = max(self._positions[tp], min(message.offset() or 0, end))
             elif not trouble.retriable() and trouble.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
                 raise SourceError(f"cannot read {self.topic}: {trouble.str()}", topic=self.topic)
         return self._reader.read(records)
 
     def close(self) -> None:
-        """Close the consumer. Idempotent."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.close()
+        """Close the consumers. Idempotent."""
+        consumers, self._consumer, self._probe = (self._consumer, self._probe), None, None
+        for consumer in consumers:
+            if consumer is not None:
+                consumer.close()
+
+    def _watermarks(self, consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+        from confluent_kafka import KafkaException
+        from confluent_kafka import TopicPartition as KafkaPartition
+
+        place = KafkaPartition(partition.topic, partition.partition)
+        try:
+            low, high = consumer.get_watermark_offsets(place, timeout=QUERY_TIMEOUT_S)
+        except KafkaException as error:
+            raise _mapped(error, f"ask for the offsets of {partition.topic}-{partition.partition}") from error
+        return low, high
 
     def _count(self, topic: str, *, fresh: bool = False) -> int:
         from confluent_kafka import KafkaException
@@ -275,6 +282,14 @@ class PredictionLog:
 
             self._consumer = Consumer(self._properties)
         return self._consumer
+
+    def _open_probe(self) -> Consumer:
+        """A consumer that is asked for ends only; `read_committed` consumers are told the stable ones."""
+        if self._probe is None:
+            from confluent_kafka import Consumer
+
+            self._probe = Consumer(self._properties | {"isolation.level": "read_uncommitted"})
+        return self._probe
 
 
 def ranges_from(

@@ -67,7 +67,7 @@ def rebuild(
     *,
     start: Mapping[TopicPartition, int] | int | None = None,
     progress: Callable[[RebuildReport], None] | None = None,
-    stall_s: float = 60.0,
+    stall_s: float = 120.0,
 ) -> RebuildReport:
     """Write everything of the log into the cache; closes neither.
 
@@ -76,7 +76,7 @@ def rebuild(
         cache: where to.
         start: None for the beginning, positions per partition, or a time in epoch milliseconds.
         progress: told after every poll.
-        stall_s: give up after so long without a record.
+        stall_s: give up after so long without a record; longer than `transaction.timeout.ms`.
 
     Raises:
         SourceError, BrokerUnavailable: the topic cannot be read.
@@ -111,7 +111,8 @@ def rebuild(
             last_s = time.monotonic()
         elif time.monotonic() - last_s > stall_s:
             raise SourceError(
-                f"{log.topic} gave no record for {stall_s:g} s; are its brokers up?", topic=log.topic
+                f"{log.topic} gave nothing for {stall_s:g} s; are its brokers up, or is a transaction left open?",
+                topic=log.topic,
             )
         if progress is not None:
             progress(report())

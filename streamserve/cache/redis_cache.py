@@ -8,8 +8,9 @@ and `repair`.
 RESP2 is spoken on purpose: every server since 2.6 knows it, nothing here needs RESP3, and it saves a HELLO,
 so that the user in Redis needs few rights: `evalsha`, `script|load`, `hget`, `hset`, `pexpire`, `ping`.
 
-Cost: 1.1 us of client CPU a key at 512 keys a batch and 300-byte documents (2-core x86 virtual machine, Redis
-7.0 on loopback, redis-py 8.1 with hiredis 3.5, Python 3.11; tests/unit/cache/measure_cache.py).
+Cost: 1.2 us of client CPU a key at 512 keys a batch and documents of 300 bytes, where a pipeline of
+SETs costs 8.7 (`python -m benchmarks.cache_write`, 2026-11-21, two shared x86 cores, Redis 7.0.15 on
+loopback, redis-py 8.1, hiredis 3.5, Python 3.11).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.crc import key_slot
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
 
 from streamserve.batch import CacheBatch, TopicPartition
 from streamserve.cache.entries import newest
@@ -50,9 +51,7 @@ class RedisCache:
             did not know the script, refused writes, or dropped the connection): entries may be missing there.
     """
 
-    def __init__(
-        self, settings: CacheSettings, pipeline: str, on_server_change: Callable[[], None] = _nothing
-    ) -> None:
+    def __init__(self, settings: CacheSettings, pipeline: str, on_server_change: Callable[[], None] = _nothing) -> None:
         self._settings = settings
         self._layout = KeyLayout(pipeline)
         self._ttl_ms = settings.ttl_s * 1000
@@ -158,7 +157,7 @@ class RedisCache:
                         raise
                     mends.remove(mend)
                     mend[1]()
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             self._changed = self._changed or server_may_differ(error)
             raise mapped(error, self._settings, what) from error
         if self._changed:

@@ -82,11 +82,11 @@ def _credentials(user: str | None, password_file: Path) -> Any:
 
 def server_may_differ(error: Exception) -> bool:
     """Whether another or an emptied server may be there once it is over (a slow one stays the same)."""
-    from redis.exceptions import BusyLoadingError, ClusterDownError, ConnectionError, TimeoutError
+    from redis import exceptions as known
 
-    if isinstance(error, TimeoutError):
+    if isinstance(error, known.TimeoutError):
         return False
-    return isinstance(error, (ConnectionError, BusyLoadingError, ClusterDownError, OSError))
+    return isinstance(error, (known.ConnectionError, known.ClusterDownError, known.RedisClusterException, OSError))
 
 
 def mapped(error: Exception, settings: CacheSettings, what: str) -> CacheError:
@@ -114,11 +114,9 @@ def mapped(error: Exception, settings: CacheSettings, what: str) -> CacheError:
         remedy = "it is a read-only replica; point cache.url at the primary"
     elif isinstance(error, exceptions.OutOfMemoryError):
         remedy = "it is out of memory; raise maxmemory, set an eviction policy, or lower cache.ttl_s"
-    elif isinstance(error, (exceptions.ConnectionError, OSError)):
+    elif isinstance(error, (exceptions.ConnectionError, exceptions.RedisClusterException, OSError)):
         remedy = f"no connection ({text}); is it running, and is cache.url right?"
     else:
         remedy = f"it answered: {text}"
-        retryable = not isinstance(error, exceptions.ResponseError) or isinstance(
-            error, exceptions.ClusterDownError
-        )
+        retryable = not isinstance(error, exceptions.ResponseError) or isinstance(error, exceptions.ClusterDownError)
     return CacheError(f"cannot {what} {where}: {remedy}", retryable=retryable)

@@ -7,12 +7,12 @@ is assigned, entries of its former owner may never have reached the cache, so ev
 written again; the same after entries were lost or the server was exchanged. It is bounded in records and
 time: what lies beyond is left to `streamserve cache rebuild`, and the marker then stays.
 
-How a marker moves on: at time T the end of what is committed is noted; `grace_s` later every commit before T
-has been offered to the queue; once all that was offered by then is written, everything below the noted end is
-in the cache. `grace_s` must therefore exceed the longest time between a commit at the broker and its `offer`:
-the commit watchdog's deadline. Markers and entries share one server's replication stream, so a replica that
-was promoted has no marker ahead of its entries; on a cluster they lie on different servers, and after a
-failover there only a rebuild is sure.
+How a marker moves on: at time T the end of what is decided (committed or aborted) is noted; `grace_s` later
+every commit before T has been offered to the queue; once all that was offered by then is written, everything
+below the noted end is in the cache. `grace_s` must therefore exceed the longest time between a commit at the
+broker and its `offer`: the commit watchdog's deadline. Markers and entries share one server's replication
+stream, so a replica that was promoted has no marker ahead of its entries; on a cluster they lie on different
+servers, and after a failover there only a rebuild is sure.
 
 Runs on the cache thread, a little a step (`writer.CacheWriter`); `assigned`, `revoked` and `request` may be
 called by any thread.
@@ -38,7 +38,8 @@ class RepairLimits:
 
     Attributes:
         max_records: of one partition; the newest are read.
-        max_s: of one repair.
+        max_s: of one repair; longer than `transaction.timeout.ms`, for which a dead worker's transaction may hide
+            what comes after it.
         mark_every_s: between two moves of the markers.
         grace_s: longest time between a commit and its `offer`.
         retry_s: wait after the topic could not be read.
@@ -46,7 +47,7 @@ class RepairLimits:
     """
 
     max_records: int = 100_000
-    max_s: float = 30.0
+    max_s: float = 120.0
     mark_every_s: float = 10.0
     grace_s: float = 60.0
     retry_s: float = 5.0
@@ -218,9 +219,7 @@ class TailRepair:
             self._reading = {}
             self._cache.write_marks({tp: self._log.positions[homes[tp]] for tp in repaired})
             self._done(
-                RepairReport(
-                    records=self._records, written=self._written, incomplete=tuple(sorted(self._incomplete))
-                )
+                RepairReport(records=self._records, written=self._written, incomplete=tuple(sorted(self._incomplete)))
             )
 
     def _mark(self, queue: Settled) -> None:
@@ -229,14 +228,12 @@ class TailRepair:
         candidate = self._candidate
         if candidate is None:
             if self._complete and now_s >= self._mark_at_s:
-                ends = {tp: self._log.bounds(self._log.home(tp))[1] for tp in self._complete}
+                ends = {tp: self._log.stable_end(self._log.home(tp)) for tp in self._complete}
                 self._candidate = _Candidate(at_s=now_s, ends=ends)
         elif candidate.ticket is None:
             if now_s >= candidate.at_s + self._limits.grace_s:
                 ticket = queue.ticket()
-                self._candidate = (
-                    None if ticket is None else _Candidate(at_s=now_s, ends=candidate.ends, ticket=ticket)
-                )
+                self._candidate = None if ticket is None else _Candidate(at_s=now_s, ends=candidate.ends, ticket=ticket)
         elif queue.settled(candidate.ticket):
             self._cache.write_marks(candidate.ends)
             self._candidate = None

@@ -20,7 +20,7 @@ from typing import Protocol
 from streamserve.batch import CacheBatch
 from streamserve.cache.breaker import Backoff, Breaker, State
 from streamserve.clock import Clock, Deadline
-from streamserve.errors import CacheError, StreamServeError
+from streamserve.errors import StreamServeError
 from streamserve.ports import Cache
 
 IDLE_S = 0.5
@@ -172,7 +172,7 @@ class CacheWriter:
         try:
             wrote = self._write()
             more = self._mend()
-        except CacheError as error:
+        except StreamServeError as error:
             self._metrics.errors(1)
             if self._breaker.state == "closed":
                 self._metrics.failed(error)

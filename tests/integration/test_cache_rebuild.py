@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from random import Random
 
@@ -96,6 +97,21 @@ def test_a_rebuild_writes_the_newest_committed_prediction_of_every_key(kafka, to
     assert again.written == 0
 
 
+def test_a_transaction_that_is_open_at_the_start_is_waited_for(kafka, topics, open_log):
+    source, out = topics
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": unique("tx")})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(out, prediction(source, 0, 1), b"open", 0)
+    producer.flush(20)
+    decide = threading.Timer(1.0, producer.commit_transaction)
+    decide.start()
+    cache = MemoryCache()
+    rebuild(open_log(out, [source]), cache)
+    decide.join()
+    assert set(cache.entries) == {b"open"}
+
+
 def test_what_is_no_prediction_of_ours_is_counted_and_skipped(kafka, topics, open_log):
     source, out = topics
     records = [
@@ -139,9 +155,7 @@ def test_by_event_time_any_order_gives_the_same(kafka, topics, open_log):
     cache = MemoryCache()
     rebuild(open_log(out, [source], "event_time"), cache)
     for key in (b"k0", b"k1", b"k2"):
-        assert cache.entries[key][0] == max(
-            event_time_version(t, source, 0, i) for k, t, i in events if k == key
-        )
+        assert cache.entries[key][0] == max(event_time_version(t, source, 0, i) for k, t, i in events if k == key)
 
 
 def test_a_rebuild_may_start_at_positions_or_a_time(kafka, topics, open_log):
@@ -206,7 +220,7 @@ def test_the_tail_is_repaired_on_assignment_and_markers_follow_the_committed_end
     )
     repair.assigned([mine])
     deadline = time.monotonic() + 20
-    while not repair.complete and time.monotonic() < deadline:
+    while not (repair.complete and mine in cache.marks) and time.monotonic() < deadline:
         repair.step(Settled())
     assert set(cache.entries) == {b"k%d" % i for i in range(1, 20, 2)}
     first = cache.marks[mine]

@@ -33,6 +33,9 @@ class ListLog:
             raise self.error
         return 0, self.count
 
+    def stable_end(self, partition):
+        return self.bounds(partition)[1]
+
     def read(self, ranges):
         self.positions = {tp: start for tp, (start, _) in ranges.items()}
         self.ends = {tp: end for tp, (_, end) in ranges.items()}
