@@ -5,7 +5,8 @@ original, to the same partition while it exists, plus the count of attempts. Eac
 often and with whatever filters `replay` is called (`streamserve.kafka.dead_letters` says how that is
 remembered, and for how long). Not sent are those whose value or key was too large to be carried, those that
 failed `--max-attempts` times, and those of a topic that the pipeline does not read. An event that fails
-again becomes a new dead letter.
+again becomes a new dead letter. The timestamp is kept, because it may be the event's time; so an event that
+is older than the retention of its topic can vanish before it is read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamserve.cli.console import emit_json, say, show, show_table
+from streamserve.cli.console import emit_json, say, show
 from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
 from streamserve.codecs.dead_letter_headers import DeadLetterInfo, read_dead_letter, replay_headers
@@ -52,6 +53,10 @@ class Selection:
         )
 
 
+Kind = tuple[str, str, str]
+"""Reason, stage, feature."""
+
+
 @dataclass(slots=True)
 class Group:
     """Dead letters of one kind."""
@@ -70,6 +75,18 @@ class Group:
             self.example = record.position
             self.message = info.message
 
+    def document(self, reason: str, stage: str, feature: str) -> dict[str, object]:
+        return {
+            "reason": reason,
+            "stage": stage,
+            "feature": feature,
+            "count": self.count,
+            "replayed": self.replayed,
+            "newest_ms": self.newest_ms,
+            "example": self.example,
+            "message": self.message,
+        }
+
 
 @app.command("ls")
 def ls_command(
@@ -80,10 +97,8 @@ def ls_command(
     format: FormatOption = Format.TEXT,
 ) -> None:
     """Count dead letters by reason, stage and feature, with the newest of each kind."""
-    from streamserve.cli.record_text import printable, stamp
-
     settings = load(config, parse_set(set_)).settings
-    groups: dict[tuple[str, str, str], Group] = {}
+    groups: dict[Kind, Group] = {}
     selection = Selection(tuple(reason or ()), tuple(feature or ()))
     with Interrupts() as stop, _topic(settings) as topic:
         for record, info in _selected(settings, topic, selection, stop):
@@ -91,39 +106,31 @@ def ls_command(
             group.add(record, info, replayed=topic.replayed(record))
     ordered = sorted(groups.items(), key=lambda item: -item[1].count)
     if format is Format.JSON:
-        emit_json(
-            [
-                {
-                    "reason": key[0],
-                    "stage": key[1],
-                    "feature": key[2],
-                    "count": group.count,
-                    "replayed": group.replayed,
-                    "newest_ms": group.newest_ms,
-                    "example": group.example,
-                    "message": group.message,
-                }
-                for key, group in ordered
-            ]
+        emit_json([group.document(*kind) for kind, group in ordered])
+    elif ordered:
+        _show_groups(ordered)
+    else:
+        kind = " of this kind" if reason or feature else ""
+        say(f"no dead letters{kind} in {settings.dead_letter.topic}")
+
+
+def _show_groups(ordered: list[tuple[Kind, Group]]) -> None:
+    from streamserve.cli.record_text import aligned, printable, stamp
+
+    head = ("REASON", "STAGE", "FEATURE", "COUNT", "REPLAYED", "NEWEST", "EXAMPLE", "MESSAGE")
+    rows = [
+        (
+            *(printable(part) or "-" for part in key),
+            f"{group.count:,}",
+            f"{group.replayed:,}",
+            stamp(group.newest_ms),
+            group.example,
+            printable(group.message)[:100],
         )
-        return
-    if not ordered:
-        say(f"no dead letters in {settings.dead_letter.topic}" + (" of this kind" if reason or feature else ""))
-        return
-    show_table(
-        ("REASON", "STAGE", "FEATURE", "COUNT", "REPLAYED", "NEWEST", "EXAMPLE", "MESSAGE"),
-        [
-            (
-                *(printable(part) or "-" for part in key),
-                f"{group.count:,}",
-                f"{group.replayed:,}",
-                stamp(group.newest_ms),
-                group.example,
-                printable(group.message)[:100],
-            )
-            for key, group in ordered
-        ],
-    )
+        for key, group in ordered
+    ]
+    for line in aligned([head, *rows]):
+        show(line)
 
 
 @app.command("show")

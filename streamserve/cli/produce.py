@@ -154,9 +154,8 @@ def _report(job: _Job, sender: EventSender, format: Format) -> None:
         )
     else:
         failed = f", {sender.failed:,} failed" if sender.failed else ""
-        show(
-            f"{sent:,} event{'' if sent == 1 else 's'} sent to {sender.topic} in {job.seconds:.1f} s ({per_s:,.0f}/s){failed}"
-        )
+        what = f"{sent:,} {'event' if sent == 1 else 'events'} sent to {sender.topic}"
+        show(f"{what} in {job.seconds:.1f} s ({per_s:,.0f}/s){failed}")
     sys.stdout.flush()
     sender.raise_if_failed()
     if job.wrong is not None:

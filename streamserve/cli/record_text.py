@@ -7,7 +7,7 @@ JSON output loses nothing: bytes that are no text come as base64 under a name of
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import orjson
@@ -116,6 +116,13 @@ def payload(value: bytes | None) -> Iterator[str]:
     yield from lines or ["(blank)"]
     if len(text) > TEXT_CHARS:
         yield f"… {len(text) - TEXT_CHARS:,} more characters"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells as lines with straight columns; nothing is cut, whatever the terminal's width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def hexdump(data: bytes, limit: int = HEXDUMP_BYTES) -> Iterator[str]:
