@@ -3,8 +3,8 @@
 Owns the child (`python -m streamserve.kafka.embedded`) and the handful of C calls that run in it. The library
 that confluent-kafka ships exports the mock's functions, so topics are made with the partition count that is
 wanted; a client's `test.mock.num.brokers` could not say it. The child ends when our end of its stdin closes,
-so it cannot be left behind. Where it sits: `streamserve.testing` and fast tests of workers; not the demo, not
-a benchmark.
+so it cannot be left behind. Where it sits: `streamserve.testing`, fast tests of workers, and the demo where no
+real Kafka can be had; not a benchmark.
 
 What it does: produce (idempotent too), fetch, watermarks, consumer groups (classic and KIP-848), offset
 commits, timestamps, headers, and the whole transactional API.

@@ -1,0 +1,235 @@
+"""The demo from start to end: services, workers, replay, drain, count.
+
+Reads top-down like a run. Everything that is started stands on one exit stack, so it is gone at the end,
+whatever happened; what a SIGKILL of this process would leave behind, the watchdogs end.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from streamserve.config.loading import load
+from streamserve.config.settings import PipelineSettings
+from streamserve.demo.backing import Backing, BrokerChoice, Note, Step, backing
+from streamserve.demo.flights import CONFIG, TOPICS, Flights
+from streamserve.demo.ledger import Sent
+from streamserve.demo.replay import Pace, Replay
+from streamserve.demo.screen import FRAMES_PER_S, Frame, Header, Row, Screen
+from streamserve.demo.summary import Summary
+from streamserve.demo.watcher import Topics, Watcher, count_everything
+from streamserve.demo.workers import DemoWorkers
+from streamserve.errors import ConfigError
+from streamserve.kafka.clients import producer_properties, reader_properties
+
+DRAIN_WITHOUT_PROGRESS_S = 15.0
+RATES_OVER_S = 2.0
+LATENCIES_OVER_S = 5.0
+"""The page shows the percentiles of about so many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What is wanted.
+
+    Attributes:
+        pace: how much is replayed, and how fast.
+        broker: which broker.
+        workers: how many worker processes.
+        port: HTTP port of the first; None chooses.
+    """
+
+    pace: Pace
+    broker: BrokerChoice = BrokerChoice.AUTO
+    workers: int = 1
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How a run talks to whoever started it.
+
+    Attributes:
+        step, note: show progress of the set-up.
+        screen: makes the screen of the replay.
+        stopped: whether the user asked to stop.
+        breaking: surrounds the set-up, which a request to stop may end at any point.
+    """
+
+    step: Step
+    note: Note
+    screen: Callable[[Header], Screen]
+    stopped: Callable[[], bool]
+    breaking: Callable[[], AbstractContextManager[None]]
+
+
+class Demo:
+    """One run; a context manager. `set_up`, then `play`; the services run until it is left."""
+
+    def __init__(self, options: DemoOptions, stage: Stage) -> None:
+        self._options = options
+        self._stage = stage
+        self._stack = ExitStack()
+        self._began_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def set_up(self) -> None:
+        """Start everything; returns when the workers are ready. Raises: StreamServeError."""
+        _check_runtime()
+        options, step = self._options, self._stage.step
+        with self._stage.breaking():
+            self.backing = self._stack.enter_context(backing(options.broker, TOPICS, step, self._stage.note))
+            overrides = _overrides(self.backing)
+            self._settings = load(CONFIG, overrides).settings
+            self.workers = self._stack.enter_context(DemoWorkers(CONFIG, overrides, options.workers, options.port))
+            many = "1 worker" if options.workers == 1 else f"{options.workers} workers"
+            with step(f"starting {many}"):
+                self.workers.start()
+            self._flights = Flights.load()
+
+    def play(self) -> Summary:
+        """Replay, drain, count. Raises: StreamServeError, when the workers end or nothing can be read."""
+        settings, options = self._settings, self._options
+        topics = Topics(settings.output.topic, settings.dead_letter.topic)
+        reader = reader_properties(settings, group="demo")
+        sent = Sent()
+        watcher = Watcher(reader, topics, sent)
+        replay = Replay(producer_properties(settings), settings.input.topics[0], self._flights, sent, options.pace)
+        self._stack.callback(watcher.stop)
+        watcher.start()
+        with self._stage.screen(self._header()) as screen:
+            eye = _Eye(sent, replay, watcher, self._flights, screen)
+            replay.start()
+            try:
+                self._watch(eye, replay)
+            finally:
+                replay.stop()
+            self._wait_for_the_rest(eye, sent, watcher)
+            eye.show("draining the workers")
+            self.workers.drain()
+            watcher.stop()
+            eye.show("counting")
+            count = count_everything(reader, topics)
+            eye.show("done")
+        for failure in filter(None, (replay.failure, watcher.failure)):
+            self._stage.note(failure)
+        return Summary.of(
+            sent, count, watcher.latencies,
+            seconds=(watcher.last_s or replay.started_s) - replay.started_s,
+            first_prediction_s=None if watcher.first_s is None else watcher.first_s - self._began_s,
+            broker=self.backing.broker, cache=self.backing.cache, workers=options.workers,
+            exactly_once=self.backing.exactly_once,
+        )  # fmt: skip
+
+    def _watch(self, eye: _Eye, replay: Replay) -> None:
+        while not replay.done and not self._stage.stopped():
+            self.workers.check()
+            eye.show("replaying")
+            time.sleep(1 / FRAMES_PER_S)
+
+    def _wait_for_the_rest(self, eye: _Eye, sent: Sent, watcher: Watcher) -> None:
+        """Until everything that was sent came back, or nothing has come back for a while."""
+        known, since_s = -1, time.monotonic()
+        while watcher.count.accounted < len(sent) and not watcher.failure:
+            if watcher.count.accounted != known:
+                known, since_s = watcher.count.accounted, time.monotonic()
+            if time.monotonic() - since_s > DRAIN_WITHOUT_PROGRESS_S:
+                return
+            self.workers.check()
+            eye.show("waiting for the last predictions")
+            time.sleep(1 / FRAMES_PER_S / 4)
+
+    def _header(self) -> Header:
+        found = self.backing
+        workers = f"{self._options.workers} worker{'s' if self._options.workers > 1 else ''}"
+        guarantee = found.guarantee.replace("_", " ")
+        return Header(
+            title=f"streamserve demo · pipeline {self._settings.pipeline} · model {_model(self._settings)}",
+            place=f"{found.broker} · {found.cache} · {workers} · {guarantee}",
+            metrics=self.workers.metrics,
+        )
+
+
+class _Eye:
+    """Looks at a run and hands what it sees to the screen."""
+
+    def __init__(self, sent: Sent, replay: Replay, watcher: Watcher, flights: Flights, screen: Screen) -> None:
+        self._sent = sent
+        self._replay = replay
+        self._watcher = watcher
+        self._flights = flights
+        self._screen = screen
+        self._moments: deque[tuple[float, int, int]] = deque(maxlen=round(RATES_OVER_S * FRAMES_PER_S) + 1)
+
+    def show(self, state: str) -> None:
+        now_s = time.monotonic()
+        sent, count = len(self._sent), self._watcher.count
+        came = count.accounted
+        if not self._moments or now_s - self._moments[-1][0] >= 0.5 / FRAMES_PER_S:
+            self._moments.append((now_s, sent, came))
+        then_s, sent_then, came_then = self._moments[0]
+        span_s = max(now_s - then_s, 1e-9)
+        rate_out = (came - came_then) / span_s
+        started_s = self._replay.started_s or now_s
+        letter = self._watcher.newest_dead_letter
+        self._screen.show(
+            Frame(
+                state=state,
+                elapsed_s=now_s - started_s,
+                sent=sent,
+                predictions=count.predictions,
+                dead_letters=count.dead_letters,
+                lag=max(0, sent - came),
+                rate_in=(sent - sent_then) / span_s,
+                rate_out=rate_out,
+                latency=self._watcher.latencies.percentiles(max(100, round(rate_out * LATENCIES_OVER_S))),
+                newest=self._row(),
+                newest_dead_letter=f"{letter.reason}: {letter.message}" if letter else "",
+            )
+        )
+
+    def _row(self) -> Row | None:
+        newest = self._watcher.newest
+        sending = self._sent.get(newest.id) if newest is not None else None
+        if newest is None or sending is None or sending.row < 0:
+            return None
+        columns, tables, row = self._flights.columns, self._flights.tables, sending.row
+        names = {name: tables[name][int(columns[name][row])] for name in ("flight", "date", "origin", "dest")}
+        return Row(
+            flight=names["flight"],
+            day=names["date"],
+            route=f"{names['origin']} to {names['dest']}",
+            dep_delay_min=int(columns["dep_delay"][row]),
+            probability=newest.outputs.probability,
+            late=newest.outputs.late,
+        )
+
+
+def _check_runtime() -> None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError('the demo runs an ONNX model: pip install "streamserve[cpu]"')
+
+
+def _overrides(found: Backing) -> dict[str, str]:
+    return {
+        "kafka.bootstrap.servers": found.bootstrap,
+        "cache.url": found.redis_url,
+        "delivery.guarantee": found.guarantee,
+    }
+
+
+def _model(settings: PipelineSettings) -> str:
+    from streamserve.registry.repository import FolderRepository
+
+    files = FolderRepository(settings.model.repository).resolve(settings.model.name, str(settings.model.version))
+    return f"{files.name}@{files.version}"
