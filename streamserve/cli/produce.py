@@ -103,7 +103,8 @@ def _run(job: _Job, sender: EventSender, lines: Iterator[Line], progress: Sendin
 
 
 def _send(job: _Job, sender: EventSender, lines: Iterator[Line], progress: SendingProgress, stop: Interrupts) -> None:
-    while not stop() and (job.count is None or sender.taken < job.count):
+    # An event that found no broker within the message timeout will not be the last of its kind.
+    while not (stop() or sender.unreachable) and (job.count is None or sender.taken < job.count):
         with stop.breaking():
             line = next(lines, None)
         if line is None:

@@ -37,7 +37,7 @@ class EventSender:
         self.taken = 0
         self.failed = 0
         self.failures: list[str] = []
-        self._unreachable = False
+        self.unreachable = False
         self._properties = properties
         self._producer: Any = None
 
@@ -98,7 +98,7 @@ class EventSender:
         if not self.failed:
             return
         message = f"{self.failed} of {self.taken} events were not delivered to {self.topic}: {'; '.join(self.failures)}"
-        raise BrokerUnavailable(message) if self._unreachable else SinkError(message, topic=self.topic)
+        raise BrokerUnavailable(message) if self.unreachable else SinkError(message, topic=self.topic)
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
@@ -106,7 +106,7 @@ class EventSender:
 
     def _note(self, error: KafkaError) -> None:
         self.failed += 1
-        self._unreachable |= error.code() in UNREACHABLE or error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001
+        self.unreachable |= error.code() in UNREACHABLE or error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001
         text = f"{error.name()}: {error.str()}"
         if text not in self.failures and len(self.failures) < KEPT_FAILURES:
             self.failures.append(text)
