@@ -299,6 +299,7 @@ class Worker:
         since_s = self._clock.monotonic_s()
         batch: ScoredBatch | None = first
         while batch is not None:
+            written.taken += 1
             current = self._current(batch)
             if current is not None:
                 if written.transaction is None:
@@ -311,6 +312,7 @@ class Worker:
         if written.transaction is not None:
             failpoints.reach("after_produce")
             written.transaction.flush()
+            failpoints.reach("after_flush")
         return written
 
     def _begin(self) -> Transaction:
@@ -341,6 +343,7 @@ class Worker:
 
     def _commit_one(self, written: Written) -> None:
         if written.transaction is None:
+            self._rotation.settled(written)
             return
         # The order matters: metadata, then epochs, then offsets (docs/delivery.md, "Rebalance").
         metadata = self._source.metadata

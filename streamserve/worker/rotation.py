@@ -27,10 +27,17 @@ OUTBOX_BATCHES = 4
 
 @dataclass(slots=True)
 class Written:
-    """A flushed transaction and the batches it holds."""
+    """A flushed transaction and the batches it holds.
+
+    Attributes:
+        transaction: None when every batch turned out to be stale.
+        batches: what was written.
+        taken: batches taken from the outbox for it, stale ones too.
+    """
 
     transaction: Transaction | None = None
     batches: list[ScoredBatch] = field(default_factory=list)
+    taken: int = 0
 
 
 class Rotation:
@@ -159,9 +166,9 @@ class Rotation:
                 self._ready.wait()
 
     def settled(self, written: Written) -> None:
-        """The batches of this transaction are committed."""
+        """The batches of this transaction are committed, or were dropped."""
         with self._ready:
-            self._held -= len(written.batches)
+            self._held -= written.taken
 
     def abort_and_wait(self, error: StreamServeError, timeout_s: float) -> bool:
         """Drop everything queued and wait until the writer has come to rest. Returns: whether it has."""
