@@ -115,7 +115,9 @@ class Slot:
         identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
         decoder = build_decoder(settings)
         enricher = FeatureEnricher(settings.features, engine.signature)
-        encoder = JsonPredictionEncoder(settings.output, engine.signature.outputs)
+        encoder = JsonPredictionEncoder(
+            settings.output, engine.signature.outputs, entity_header=settings.input.key is not None
+        )
         facts = topic_facts(settings)
         health.condition("topics", met=True)
         engine.warm(warm_sizes(settings.engine.max_batch_size))

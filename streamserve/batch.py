@@ -43,6 +43,10 @@ Reason = Literal[
     "too_large",
     "too_late",
 ]
+ENTITY_HEADER = "streamserve.entity"
+"""Header of a prediction with the entity key, written when that is not the record's key (`input.key` is set): without
+it the cache could not be rebuilt from the topic."""
+
 CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
 """What ended a batch's growth: it is full, or the engine was free, or its neighbour has other epochs."""
 

@@ -7,6 +7,7 @@ second one ends at once with 143 or 130.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,9 @@ from streamserve.worker.quarantine import DEVICE_FAULT_EXIT_CODE
 
 SWITCH_INTERVAL_S = 0.0005
 """With the default of 5 ms a thread that returns from C waits too long for its turn."""
+
+GC_THRESHOLDS = (50_000, 20, 50)
+"""A batch makes thousands of short-lived objects and no cycles; the default would look through them many times."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         slot = Slot(load(options.config, overrides).settings, options.slot_name, options.slot_index, log)
         _on_signals(slot)
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         slot.run()
     except StreamServeError as error:
         log.error("slot_failed", error=str(error))

@@ -14,9 +14,6 @@ from streamserve.batch import CacheBatch, EventBatch, OutboundBatch
 from streamserve.cache.keys import event_time_versions, offset_versions
 
 Order = Literal["offset", "event_time"]
-ENTITY_HEADER = "streamserve.entity"
-"""Header of a prediction record with the entity key, needed only when `input.key` names a field: the record's
-own key is the input record's then, and without this header the cache could not be rebuilt from the topic."""
 
 
 class EntryMaker:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from streamserve.batch import CacheBatch, TopicPartition
-from streamserve.cache.entries import ENTITY_HEADER, Order, newest
+from streamserve.batch import ENTITY_HEADER, CacheBatch, TopicPartition
+from streamserve.cache.entries import Order, newest
 from streamserve.cache.keys import event_time_version, offset_version
 from streamserve.errors import BrokerUnavailable, SourceError
 

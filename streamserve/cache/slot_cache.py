@@ -13,7 +13,7 @@ from streamserve.batch import CacheBatch, EventBatch, OutboundBatch, TopicPartit
 from streamserve.cache.entries import EntryMaker
 from streamserve.cache.prediction_log import PredictionLog
 from streamserve.cache.redis_cache import RedisCache
-from streamserve.cache.repair import TailRepair
+from streamserve.cache.repair import RepairReport, TailRepair
 from streamserve.cache.writer import CacheWriter, WriterMetrics
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import CacheSettings, PipelineSettings
@@ -43,6 +43,13 @@ class SlotCache:
         log: Log,
     ) -> None:
         redis = RedisCache(cache, settings.pipeline, on_server_change=lambda: self._repair.request())  # noqa: PLW0108  made below
+
+        def tell(report: RepairReport) -> None:
+            log.info("cache_repaired", records=report.records, written=report.written)
+            if report.incomplete:
+                partitions = [f"{topic}-{number}" for topic, number in report.incomplete]
+                log.warning("cache_incomplete", partitions=partitions, remedy="streamserve cache rebuild")
+
         predictions = PredictionLog(
             properties,
             settings.output.topic,
@@ -54,7 +61,7 @@ class SlotCache:
             predictions,
             redis,
             clock=clock,
-            done=lambda report: log.info("cache_repaired", records=report.records, written=report.written),
+            done=tell,
             failed=lambda error: log.warning("cache_repair_failed", error=error),
         )
         self._writer = CacheWriter(

@@ -17,6 +17,8 @@ import numpy as np
 import orjson
 
 from streamserve.batch import (
+    ENTITY_HEADER,
+    EventBatch,
     Headers,
     ModelIdentity,
     OutboundBatch,
@@ -40,14 +42,17 @@ class JsonPredictionEncoder:
     Args:
         output: topic, names and thresholds.
         outputs: the outputs of the model's signature.
+        entity_header: write the entity key into a header, because it is not the record's key (`input.key` is set) and
+            the cache must be able to find it again when it is rebuilt from the topic.
 
     Raises:
         ContractError: an output or threshold names what the model does not give, or a name is taken twice.
     """
 
-    def __init__(self, output: OutputSettings, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, output: OutputSettings, outputs: Sequence[TensorSpec], *, entity_header: bool = False) -> None:
         self._topic = output.topic
         self._columns = _plan(output, outputs)
+        self._headers = _carried_and_entity if entity_header else _carried
 
     def encode(self, predictions: PredictionBatch) -> tuple[OutboundBatch, list[Reject]]:
         rejects = self._not_finite(predictions)
@@ -89,7 +94,7 @@ class JsonPredictionEncoder:
             partition=source.partition,
             key=source.key,
             value=values,
-            headers=_carried(origin, row),
+            headers=self._headers(events),
         )
 
     def _not_finite(self, predictions: PredictionBatch) -> list[Reject]:
@@ -189,9 +194,7 @@ def _plan(output: OutputSettings, outputs: Sequence[TensorSpec]) -> list[_Output
     decisions = []
     for name, threshold in output.threshold.items():
         source = names.get(name, "")
-        at, label = (
-            (threshold, None) if isinstance(threshold, int | float) else (threshold.at, threshold.name)
-        )
+        at, label = (threshold, None) if isinstance(threshold, int | float) else (threshold.at, threshold.name)
         if name not in names:
             known = ", ".join(names)
             problems.append(f"output.threshold.{name} is no output of the prediction; these are {known}")
@@ -242,13 +245,13 @@ def _model_text(model: ModelIdentity) -> bytes:
     return text if model.role == "stable" else text + b',"role":' + orjson.dumps(model.role)
 
 
-def _carried(origin: RecordBatch, row: Sequence[int]) -> list[Headers | None]:
+def _carried(events: EventBatch) -> list[Headers | None]:
     """The tracing headers of the rows, the last of each name; empty when no row has any."""
-    headers = origin.headers()
+    headers = events.origin.headers()
     if not headers:
         return []
     carried: list[Headers | None] = []
-    for i in row:
+    for i in events.row:
         kept = {
             name: value
             for name, value in headers[i] or ()
@@ -256,6 +259,15 @@ def _carried(origin: RecordBatch, row: Sequence[int]) -> list[Headers | None]:
         }
         carried.append(list(kept.items()) or None)
     return carried if any(carried) else []
+
+
+def _carried_and_entity(events: EventBatch) -> list[Headers | None]:
+    """The tracing headers, and the entity key where there is one."""
+    carried = _carried(events) or [None] * len(events)
+    return [
+        headers if entity is None else [*(headers or ()), (ENTITY_HEADER, entity)]
+        for headers, entity in zip(carried, events.entity, strict=True)
+    ]
 
 
 def _without(predictions: PredictionBatch, rejects: Sequence[Reject]) -> PredictionBatch:

@@ -28,7 +28,6 @@ from streamserve.telemetry.declare import (
     series,
 )
 
-CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
 CommitOutcome = Literal["committed", "aborted", "failed"]
 RebalanceKind = Literal["assigned", "revoked", "lost"]
 
