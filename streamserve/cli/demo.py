@@ -99,7 +99,7 @@ def _show(summary: Summary, format: Format) -> None:
         return
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 3, 0, 0))
+    table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="dim")
@@ -117,10 +117,10 @@ def _look_next(demo: Demo, *, keep: bool) -> None:
     from streamserve.demo.flights import ROOT
 
     say("")
-    say(f"the workers' log     {demo.workers.log}")
+    say(f"the workers' log  {demo.workers.log}")
     if not keep:
-        say("look around          streamserve demo --keep, then streamserve tail, streamserve dlq ls")
-        say("your own model       streamserve init --help")
+        say("look around       the same with --keep, then streamserve tail, streamserve dlq ls")
+        say("your own model    streamserve init --help")
         return
     say("broker and cache go on until Ctrl-C; in another terminal:")
     say(f"  export KAFKA_BOOTSTRAP={demo.backing.bootstrap} REDIS_URL={demo.backing.redis_url}")

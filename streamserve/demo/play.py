@@ -178,19 +178,23 @@ class _Eye:
         if not self._moments or now_s - self._moments[-1][0] >= 0.5 / FRAMES_PER_S:
             self._moments.append((now_s, sent, came))
         then_s, sent_then, came_then = self._moments[0]
+        if self._replay.done:  # the rates of the whole run
+            then_s, sent_then, came_then = self._replay.started_s, 0, 0
+            now_s = self._watcher.last_s or now_s
         span_s = max(now_s - then_s, 1e-9)
-        rate_out = (came - came_then) / span_s
+        rate_in, rate_out = (sent - sent_then) / span_s, (came - came_then) / span_s
         started_s = self._replay.started_s or now_s
         letter = self._watcher.newest_dead_letter
         self._screen.show(
             Frame(
                 state=state,
+                over=self._replay.done,
                 elapsed_s=now_s - started_s,
                 sent=sent,
                 predictions=count.predictions,
                 dead_letters=count.dead_letters,
                 lag=max(0, sent - came),
-                rate_in=(sent - sent_then) / span_s,
+                rate_in=rate_in,
                 rate_out=rate_out,
                 latency=self._watcher.latencies.percentiles(max(100, round(rate_out * LATENCIES_OVER_S))),
                 newest=self._row(),

@@ -25,6 +25,8 @@ BAD_WITHIN_S = 30.0
 CHUNK = 128
 """Events encoded at a time: half a millisecond, which no latency notices."""
 FLUSH_TIMEOUT_S = 30.0
+LATE_S = 1.0
+"""A sender that is so far behind its schedule gives up the rest."""
 SHORTEST_WAIT_S = 0.001
 
 
@@ -112,7 +114,7 @@ class Replay:
         number = 0
         while number < total and not self._stop.is_set():
             now_s = time.monotonic()
-            if self._pace.seconds is not None and now_s - start_s >= self._pace.seconds:
+            if self._pace.seconds is not None and now_s - start_s >= self._pace.seconds + LATE_S:
                 break
             due = min(total, int((now_s - start_s) * self._pace.rate) + 1)
             while number < due:

@@ -41,9 +41,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One moment of a run. Rates are events a second over the last moments; `state` says what goes on."""
+    """One moment of a run. Rates are events a second over the last moments; `state` says what goes on,
+    `over` that nothing more is sent."""
 
     state: str
+    over: bool
     elapsed_s: float
     sent: int
     predictions: int
@@ -157,7 +159,7 @@ def page(header: Header, frame: Frame, rows: Sequence[Row], room: int, *, blocks
         Text(""),
         _predictions(rows, room, blocks=blocks),
         _dead_letter(frame),
-        Text(f"{frame.state} · {frame.elapsed_s:.0f} s · Ctrl-C ends it with a summary", style="dim"),
+        Text(_footer(frame), style="dim"),
     )
 
 
@@ -183,9 +185,9 @@ def _figures(frame: Frame) -> Table:
 
 def _predictions(rows: Sequence[Row], room: int, *, blocks: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("flight", "day", "route"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("left", justify="right", no_wrap=True)
+    for name, width in (("flight", 7), ("day", 10), ("route", 10)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("left", justify="right", no_wrap=True, min_width=9)
     table.add_column("arrives more than 15 min late?", no_wrap=True)
     for row in rows:
         style = "yellow" if row.late else ""
@@ -200,6 +202,11 @@ def _predictions(rows: Sequence[Row], room: int, *, blocks: bool) -> Table:
 def _dead_letter(frame: Frame) -> Text:
     text = frame.newest_dead_letter and f"newest dead letter: {frame.newest_dead_letter}"
     return Text(text, style="red", overflow="ellipsis", no_wrap=True)
+
+
+def _footer(frame: Frame) -> str:
+    hint = "" if frame.over else " · Ctrl-C ends it with a summary"
+    return f"{frame.state} · {frame.elapsed_s:.0f} s{hint}"
 
 
 def _bar(share: float, *, blocks: bool) -> str:

@@ -109,7 +109,7 @@ class Summary:
             ("out of order", f"{self.inversions:,}", ""),
             (
                 "latency",
-                "none" if latency is None else f"p50 {latency.p50:.0f} ms",
-                "" if latency is None else f"p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms",
+                "none" if latency is None else f"{latency.p50:.0f} ms",
+                "" if latency is None else f"p50; p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms",
             ),
         ]
