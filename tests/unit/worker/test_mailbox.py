@@ -1,0 +1,121 @@
+"""The growing batch between two threads."""
+
+from __future__ import annotations
+
+import threading
+
+from streamserve.clock import SystemClock
+from streamserve.pipeline.batcher import Batcher
+from streamserve.testing import ManualClock
+from streamserve.worker.mailbox import Mailbox
+from tests.chunks import chunk
+
+
+def mailbox(*, max_size=4, capacity=8, max_delay_s=0.0, clock=None):
+    batcher = Batcher(max_size=max_size, max_bytes=1 << 20, max_delay_s=max_delay_s, capacity=capacity)
+    return Mailbox(batcher, clock or SystemClock())
+
+
+class Taker(threading.Thread):
+    def __init__(self, box):
+        super().__init__(daemon=True)
+        self.box, self.got, self.returned = box, None, threading.Event()
+        self.start()
+
+    def run(self):
+        self.got = self.box.take()
+        self.returned.set()
+
+
+def test_whoever_waits_gets_the_first_chunk():
+    box = mailbox()
+    taker = Taker(box)
+    assert not taker.returned.wait(0.02)
+    box.put(chunk(1))
+    assert taker.returned.wait(20)
+    records, reason = taker.got
+    assert (records.offset, reason) == ([0], "idle")
+
+
+def test_a_full_mailbox_has_room_again_when_a_batch_was_taken():
+    box = mailbox(capacity=8)
+    box.put(chunk(7))
+    assert box.wait_room(0)
+    box.put(chunk(1, start=7))
+    assert not box.wait_room(0.01)
+    waiting = threading.Thread(target=lambda: rooms.append(box.wait_room(20)))
+    rooms: list[bool] = []
+    waiting.start()
+    assert box.take()[0].offset == [0, 1, 2, 3]
+    waiting.join(20)
+    assert rooms == [True]
+
+
+def test_a_delay_is_kept_by_the_clock_that_was_handed_in():
+    clock = ManualClock(now_s=10)
+    box = mailbox(max_delay_s=0.05, clock=clock)
+    box.put(chunk(1, polled_s=10))
+    taker = Taker(box)
+    assert not taker.returned.wait(0.15)  # three times the delay on the wall
+    clock.advance(0.05)
+    assert taker.returned.wait(20)
+    assert taker.got[1] == "delay"
+
+
+def test_a_full_batch_does_not_wait_for_the_delay():
+    box = mailbox(max_size=4, max_delay_s=3600, clock=ManualClock())
+    box.put(chunk(4))
+    assert box.take()[1] == "size"
+
+
+def test_a_closed_mailbox_gives_out_what_it_holds_without_delay_and_then_ends():
+    box = mailbox(max_size=4, max_delay_s=3600, clock=ManualClock())
+    box.put(chunk(6))
+    box.close()
+    assert [len(box.take()[0]), len(box.take()[0]), box.take()] == [4, 2, None]
+
+
+def test_closing_wakes_who_takes():
+    box = mailbox()
+    taker = Taker(box)
+    box.close()
+    assert taker.returned.wait(20)
+    assert taker.got is None
+
+
+def test_closing_with_discard_drops_what_is_there():
+    box = mailbox()
+    box.put(chunk(3))
+    box.close(discard=True)
+    assert box.take() is None
+
+
+def test_closing_wakes_who_waits_for_room():
+    box = mailbox(capacity=1)
+    box.put(chunk(1))
+    done = threading.Event()
+    waiting = threading.Thread(target=lambda: (box.wait_room(60), done.set()), daemon=True)
+    waiting.start()
+    box.close()
+    assert done.wait(20)
+
+
+def test_nothing_is_lost_or_reordered_between_two_threads():
+    box = mailbox(max_size=7, capacity=20)
+    taken: list[int] = []
+
+    def consume():
+        while (batch := box.take()) is not None:
+            taken.extend(batch[0].offset)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    at = 0
+    while at < 5000:
+        if box.wait_room(1):
+            count = 1 + at % 5
+            box.put(chunk(count, start=at))
+            at += count
+    box.close()
+    consumer.join(20)
+    assert taken == list(range(at))
