@@ -106,9 +106,7 @@ def with_external_data(location: str, count: int = 4) -> onnx.ModelProto:
     weights.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", "0"), ("length", str(4 * count))):
         weights.external_data.add(key=key, value=value)
-    return _model(
-        [helper.make_node("Add", ["x", "w"], ["y"])], [_floats("x", count)], [_floats("y", count)], [weights]
-    )
+    return _model([helper.make_node("Add", ["x", "w"], ["y"])], [_floats("x", count)], [_floats("y", count)], [weights])
 
 
 def _layers(sizes: Sequence[int], seed: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -1,6 +1,6 @@
 """The workloads: two models and their events, seeded.
 
-`mlp`: 16 floats, about 171 bytes of JSON, a perceptron 16-64-64-1. `ffnn`: 784 floats, about 7 kB of JSON, the network of
+`mlp`: 16 floats, about 171 bytes of JSON, a perceptron 16-64-64-1. `ffnn`: 784 floats, 7 kB of JSON, the network of
 Crayfish (EDBT 2024) 784-32-32-32-10. A worker's configuration for each is written here, so that the hand-written loop
 and the worker read the same topic with the same model file.
 """
@@ -38,7 +38,10 @@ class Workload:
         """JSON events with an id and a vector; texts repeat after 2,000, ids do not."""
         generator = np.random.default_rng(seed)
         vectors = generator.standard_normal((min(count, 2000), self.width)).astype(np.float32).round(4)
-        texts = [json.dumps(row.tolist(), separators=(",", ":")).replace("e-05", "e-5") for row in vectors.astype(float).round(4)]
+        texts = [
+            json.dumps(row.tolist(), separators=(",", ":")).replace("e-05", "e-5")
+            for row in vectors.astype(float).round(4)
+        ]
         return [f'{{"id":"e{i}","x":{texts[i % len(texts)]}}}'.encode() for i in range(count)]
 
     def save_model(self, repository: Path) -> Path:

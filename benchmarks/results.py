@@ -1,0 +1,55 @@
+"""Results are kept with what they depend on, and compared with the bounds: `results.jsonl` and `bounds.toml`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tomllib
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PACKAGES = ("confluent-kafka", "onnxruntime", "numpy", "msgspec", "orjson", "pysimdjson")
+
+
+def keep(figures: dict[str, list[float]]) -> None:
+    """Append one line: when, which commit, which machine, which versions, all figures."""
+    entry = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "figures": {name: [round(value, 3) for value in values] for name, values in figures.items()},
+    }
+    with (FOLDER / "results.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def compare(figures: dict[str, list[float]]) -> list[str]:
+    """What fell: a figure whose median is beyond its bound, one line each. Figures without a bound are free."""
+    bounds = tomllib.loads((FOLDER / "bounds.toml").read_text())
+    fallen = []
+    for name, bound in bounds.items():
+        if name not in figures:
+            continue
+        median = statistics.median(figures[name])
+        if median > bound.get("at_most", float("inf")) or median < bound.get("at_least", float("-inf")):
+            fallen.append(f"{name}: median {median:.2f}, bound {bound}")
+    return fallen
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
