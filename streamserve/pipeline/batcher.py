@@ -72,7 +72,9 @@ class Batcher:
             if fit < len(chunk):
                 reason = "bytes"
                 fit = fit or (0 if taken else 1)
-                self._chunks[0] = chunk.rows(fit, len(chunk))
+                self._chunks.popleft()
+                if fit < len(chunk):
+                    self._chunks.appendleft(chunk.rows(fit, len(chunk)))
                 if fit:
                     taken.append(chunk.rows(0, fit))
                     size += fit
