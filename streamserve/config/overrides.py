@@ -18,7 +18,14 @@ from streamserve.config.wording import did_you_mean, nearest
 from streamserve.errors import Problem
 
 PREFIX = "STREAMSERVE_"
-NOT_CONFIGURATION = frozenset({"STREAMSERVE_CACHE_DIR"})
+NOT_CONFIGURATION = frozenset(
+    {
+        "STREAMSERVE_CACHE_DIR",
+        "STREAMSERVE_FAILPOINTS",
+        "STREAMSERVE_LAST_EXIT_CODE",
+        "STREAMSERVE_LAST_EXIT_SIGNAL",
+    }
+)
 """Variables of this prefix that other parts of the project read."""
 _SERVICE_LINK = re.compile(r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)")
 _NOTHING = ("null", "~")
