@@ -8,11 +8,13 @@ at-least-once is honest, and `streamserve.cache.memory_server`.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from streamserve.cache.memory_server import MemoryServer
 from streamserve.config.topic_documents import read_topics
@@ -22,6 +24,7 @@ from streamserve.demo.local_process import LocalServiceError
 from streamserve.demo.local_redis import LocalRedis, redis_available
 from streamserve.kafka.embedded import EmbeddedKafka
 
+WAKE_TIMEOUT_S = 10.0
 Step = Callable[[str], AbstractContextManager[None]]
 """Shows what is being done while the block runs, and how long it took."""
 Note = Callable[[str], None]
@@ -113,7 +116,23 @@ def _start_kafka(stack: ExitStack, name: str, topics: Path, step: Step) -> str:
     with step(f"applying {len(wanted)} topics"):
         admin = AdminClient({"bootstrap.servers": bootstrap})
         apply(admin, plan(admin, wanted))
+    threading.Thread(target=_wake_coordinators, args=(bootstrap,), name="wake", daemon=True).start()
     return bootstrap
+
+
+def _wake_coordinators(bootstrap: str) -> None:
+    """Have a fresh broker make its two internal topics, seconds of work, while the workers start."""
+    from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+    from streamserve.kafka.reading import silent_logger
+
+    client: dict[str, Any] = {"bootstrap.servers": bootstrap, "logger": silent_logger()}
+    with contextlib.suppress(KafkaException):  # only a head start: who needs them asks again
+        consumer = Consumer({**client, "group.id": "demo"})
+        consumer.committed([TopicPartition("none", 0)], timeout=WAKE_TIMEOUT_S)
+        consumer.close()
+    with contextlib.suppress(KafkaException):
+        Producer({**client, "transactional.id": "demo"}).init_transactions(WAKE_TIMEOUT_S)
 
 
 def _start_embedded(stack: ExitStack, topics: Path, step: Step) -> str:

@@ -41,8 +41,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One moment of a run. Rates are events a second over the last moments; `state` says what goes on,
-    `over` that nothing more is sent."""
+    """One moment of a run.
+
+    Attributes:
+        state: what goes on, in words.
+        over: nothing more is sent.
+        rate_in, rate_out: events a second over the last moments; when it is over, over the whole run.
+    """
 
     state: str
     over: bool
