@@ -58,9 +58,7 @@ def get_command(
     finally:
         cache.close()
     if format is Format.JSON:
-        emit_json(
-            {key: None if text is None else json.loads(text) for key, text in zip(keys, found, strict=True)}
-        )
+        emit_json({key: None if text is None else json.loads(text) for key, text in zip(keys, found, strict=True)})
     for key, text in zip(keys, found, strict=True):
         if text is None:
             say(f"no prediction of {key!r}")

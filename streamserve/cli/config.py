@@ -59,9 +59,7 @@ def _document(loaded: LoadedConfig, *, resolved: bool) -> object:
     return {
         "path": str(loaded.path),
         "settings": mask(values),
-        "provenance": {
-            key: source for key, source in loaded.provenance.items() if resolved or source != "default"
-        },
+        "provenance": {key: source for key, source in loaded.provenance.items() if resolved or source != "default"},
     }
 
 
@@ -75,9 +73,7 @@ def _flat(value: object, key: str) -> dict[str, object]:
         }
     if isinstance(value, list) and value:
         return {
-            path: leaf
-            for index, inner in enumerate(value)
-            for path, leaf in _flat(inner, f"{key}[{index}]").items()
+            path: leaf for index, inner in enumerate(value) for path, leaf in _flat(inner, f"{key}[{index}]").items()
         }
     return {key: value}
 

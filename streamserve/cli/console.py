@@ -44,13 +44,9 @@ def show(message: str, style: str = "") -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout: aligned, without lines, nothing cut off."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*row)
-    console = stdout()
-    console.print(table, width=None if console.is_terminal else 400, crop=False)
+    """A table on stdout: straight columns, without lines, nothing cut off, whatever the terminal's width."""
+    cells = [list(columns), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for number, row in enumerate(cells):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        show(line, style="bold" if number == 0 else "")

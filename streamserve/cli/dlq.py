@@ -25,7 +25,7 @@ from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
 from streamserve.codecs.dead_letter_headers import DeadLetterInfo, read_dead_letter, replay_headers
 from streamserve.config.loading import load
-from streamserve.config.settings import PipelineSettings, VectorSettings
+from streamserve.config.settings import PipelineSettings
 from streamserve.errors import SourceError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def ls_command(
     groups: dict[Kind, Group] = {}
     selection = Selection(tuple(reason or ()), tuple(feature or ()))
     with Interrupts() as stop, _topic(settings) as topic:
-        for record, info in _selected(settings, topic, selection, stop):
+        for record, info in _selected(topic, selection, stop):
             group = groups.setdefault((info.reason, info.stage, info.feature), Group())
             group.add(record, info, replayed=topic.replayed(record))
     ordered = sorted(groups.items(), key=lambda item: -item[1].count)
@@ -155,10 +155,10 @@ def show_command(
     selection = Selection(tuple(reason or ()), tuple(feature or ()))
     with Interrupts() as stop, _topic(settings) as topic:
         if place is None:
-            found = list(islice(_selected(settings, topic, selection, stop), count))
+            found = list(islice(_selected(topic, selection, stop), count))
         else:
             record = topic.at(*place)
-            found = [(record, read_dead_letter(record.headers, _features(settings)))]
+            found = [(record, read_dead_letter(record.headers))]
         documents = [(record, info, topic.replayed(record)) for record, info in found]
     if not documents and not stop():
         raise SourceError(f"{settings.dead_letter.topic} has no dead letter of this kind; `dlq ls` shows the kinds")
@@ -195,7 +195,7 @@ def replay_command(
         stop = stack.enter_context(Interrupts())
         topic = stack.enter_context(_topic(settings))
         replayer = None if dry_run else stack.enter_context(_replayer(settings, topic))
-        for record, info in _selected(settings, topic, selection, stop):
+        for record, info in _selected(topic, selection, stop):
             if limit is not None and tally.chosen == limit:
                 break
             obstacle = _obstacle(settings, topic, record, info, max_attempts)
@@ -283,19 +283,12 @@ def _resend(record: StoredRecord, info: DeadLetterInfo) -> Resend:
 
 
 def _selected(
-    settings: PipelineSettings, topic: DeadLetterTopic, selection: Selection, stop: Callable[[], bool]
+    topic: DeadLetterTopic, selection: Selection, stop: Callable[[], bool]
 ) -> Iterator[tuple[StoredRecord, DeadLetterInfo]]:
-    features = _features(settings)
     for record in topic.letters(stop):
-        info = read_dead_letter(record.headers, features)
+        info = read_dead_letter(record.headers)
         if info in selection:
             yield record, info
-
-
-def _features(settings: PipelineSettings) -> list[str]:
-    if isinstance(settings.features, VectorSettings):
-        return [settings.features.field]
-    return [feature.name for feature in settings.features]
 
 
 def _topic(settings: PipelineSettings) -> DeadLetterTopic:

@@ -25,9 +25,7 @@ MAX_SAMPLE_BYTES = 1 << 20
 def command(
     name: Annotated[str, typer.Argument(help="Name of the pipeline and of its model.")],
     model: Annotated[Path, typer.Option("--model", help="The model, an ONNX file.")],
-    sample: Annotated[
-        Path | None, typer.Option("--sample", help="A file with one event, a JSON object.")
-    ] = None,
+    sample: Annotated[Path | None, typer.Option("--sample", help="A file with one event, a JSON object.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--dir", help="Where to make it.  [default: a folder of that name here]")
     ] = None,
@@ -59,8 +57,7 @@ def command(
     existing = [str(path) for path in paths if path.exists()]
     if existing and not force:
         raise typer.BadParameter(
-            f"{existing[0]} exists{f', and {len(existing) - 1} more' if len(existing) > 1 else ''}; "
-            "--force overwrites",
+            f"{existing[0]} exists{f', and {len(existing) - 1} more' if len(existing) > 1 else ''}; --force overwrites",
             param_hint="NAME",
         )
     _write(target, texts, model, model_path)
@@ -97,9 +94,7 @@ def _write(target: Path, texts: dict[str, str], model: Path, model_path: Path) -
         if not (model_path.exists() and model_path.samefile(model)):
             shutil.copyfile(model, model_path)
     except OSError as error:
-        raise StreamServeError(
-            f"cannot write {error.filename}: {(error.strerror or 'error').lower()}"
-        ) from error
+        raise StreamServeError(f"cannot write {error.filename}: {(error.strerror or 'error').lower()}") from error
 
 
 def _next_steps(target: Path, questions: tuple[str, ...]) -> None:

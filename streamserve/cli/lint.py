@@ -43,9 +43,7 @@ def command(
             show(mask_text(str(issue)), "red" if issue.severity == "error" else "yellow")
     errors = sum(issue.severity == "error" for issue in issues)
     warnings = len(issues) - errors
-    summary = (
-        f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}" if issues else "no mistakes found"
-    )
+    summary = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}" if issues else "no mistakes found"
     say(f"{config}: {summary}")
     if errors:
         raise typer.Exit(ConfigError.exit_code)

@@ -16,9 +16,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
-ConfigOption = Annotated[
-    Path, typer.Option("-c", "--config", help="The pipeline's configuration.", show_default=True)
-]
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The pipeline's configuration.", show_default=True)]
 FormatOption = Annotated[Format, typer.Option("--format", help="Text for people, JSON for programs.")]
 SetOption = Annotated[
     list[str] | None,

@@ -78,9 +78,7 @@ def apply_command(
         raise typer.Exit(PENDING)
 
 
-def _open(
-    config: Path, topics: Path | None, pairs: list[str] | None
-) -> tuple[AdminClient, list[TopicDocument]]:
+def _open(config: Path, topics: Path | None, pairs: list[str] | None) -> tuple[AdminClient, list[TopicDocument]]:
     loaded = load(config, parse_set(pairs))
     wanted = read_topics(topics or loaded.path.parent / "topics")
     from confluent_kafka.admin import AdminClient

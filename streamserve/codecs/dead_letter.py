@@ -20,7 +20,7 @@ RESERVED = frozenset(
     [
         *(CONNECT + name for name in ("topic", "partition", "offset", "stage")),
         *(CONNECT + "exception." + name for name in ("class.name", "message")),
-        *(OWN + name for name in ("reason", "attempt", "model", "version", "group")),
+        *(OWN + name for name in ("reason", "feature", "attempt", "model", "version", "group")),
         *(OWN + name for name in ("value.sha256", "value.size", "key.sha256", "key.size", "headers.dropped")),
     ]
 )
@@ -83,9 +83,7 @@ class DeadLetterEncoder:
             timestamp_ms=[records.timestamp_ms[reject.row] for reject in rejects],
         )
 
-    def _added(
-        self, records: RecordBatch, reject: Reject, incoming: Headers, model: ModelIdentity | None
-    ) -> Headers:
+    def _added(self, records: RecordBatch, reject: Reject, incoming: Headers, model: ModelIdentity | None) -> Headers:
         return [
             (CONNECT + "topic", _message(records.topic[reject.row])),
             (CONNECT + "partition", b"%d" % records.partition[reject.row]),
@@ -94,6 +92,7 @@ class DeadLetterEncoder:
             (CONNECT + "exception.class.name", EXCEPTION_CLASS),
             (CONNECT + "exception.message", _message(reject.detail)),
             (OWN + "reason", reject.reason.encode()),
+            *([(OWN + "feature", _message(reject.feature))] if reject.feature else []),
             (ATTEMPT, b"%d" % (_attempts(incoming) + 1)),
             (OWN + "model", model.name.encode() if model else b""),
             (OWN + "version", model.version.encode() if model else b""),

@@ -7,7 +7,7 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamserve.batch import Header, Headers
@@ -23,7 +23,7 @@ class DeadLetterInfo:
         stage, reason, message: what was wrong with it, and where it was found.
         attempt: how often the record has become a dead letter, this time included.
         model, version, group: who refused it.
-        feature: the feature at fault, as far as the message begins with the name of one.
+        feature: the feature at fault, if one is.
         left_out: `key` or `value` where that was too large to be carried, with its size and digest.
     """
 
@@ -46,31 +46,25 @@ class DeadLetterInfo:
         return f"{self.topic} {self.partition}:{self.offset}" if self.topic else "?"
 
 
-def read_dead_letter(headers: Iterable[Header], features: Sequence[str] = ()) -> DeadLetterInfo:
-    """The headers of a dead letter, read. Never raises.
-
-    Args:
-        headers: as they lie in the dead-letter topic.
-        features: names that a message may begin with.
-    """
+def read_dead_letter(headers: Iterable[Header]) -> DeadLetterInfo:
+    """The headers of a dead letter, as they lie in the topic, read. Never raises."""
     text = {
         name: value.decode("utf-8", "backslashreplace")
         for name, value in headers
         if value is not None and name in RESERVED
     }
-    message = text.get(f"{CONNECT}exception.message", "")
     return DeadLetterInfo(
         topic=text.get(f"{CONNECT}topic", ""),
         partition=_number(text.get(f"{CONNECT}partition"), -1),
         offset=_number(text.get(f"{CONNECT}offset"), -1),
         stage=text.get(f"{CONNECT}stage", ""),
         reason=text.get(f"{OWN}reason", ""),
-        message=message,
+        message=text.get(f"{CONNECT}exception.message", ""),
         attempt=_number(text.get(ATTEMPT), 0),
         model=text.get(f"{OWN}model", ""),
         version=text.get(f"{OWN}version", ""),
         group=text.get(f"{OWN}group", ""),
-        feature=_feature(message, features),
+        feature=text.get(f"{OWN}feature", ""),
         left_out=_left_out(text),
     )
 
@@ -83,12 +77,6 @@ def original_headers(headers: Iterable[Header]) -> Headers:
 def replay_headers(headers: Iterable[Header], attempt: int) -> Headers:
     """The original's headers, and the count that the next dead letter goes on from."""
     return [*original_headers(headers), (ATTEMPT, b"%d" % attempt)]
-
-
-def _feature(message: str, features: Sequence[str]) -> str:
-    """The longest name that the message begins with, as a word of its own."""
-    found = [name for name in features if message.startswith(name) and not message[len(name) : len(name) + 1].isalnum()]
-    return max(found, key=len, default="")
 
 
 def _left_out(text: dict[str, str]) -> str:

@@ -99,9 +99,7 @@ class EventLayout:
         try:
             return msgspec.defstruct("Event", fields, rename=rename, gc=False)
         except (ValueError, TypeError) as error:
-            raise ConfigError(
-                [Problem(path="features", message=f"a field name cannot be used: {error}")]
-            ) from error
+            raise ConfigError([Problem(path="features", message=f"a field name cannot be used: {error}")]) from error
 
 
 def _shares(fields: dict[str, object], name: str, wanted: object, allowed: list[object]) -> bool:

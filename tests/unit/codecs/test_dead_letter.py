@@ -34,6 +34,7 @@ def test_the_original_is_unchanged_and_described():
             ("__connect.errors.exception.class.name", b"streamserve.batch.Reject"),
             ("__connect.errors.exception.message", b"x: expected float"),
             ("streamserve.reason", b"schema"),
+            ("streamserve.feature", b"x"),
             ("streamserve.attempt", b"1"),
             ("streamserve.model", b"m"),
             ("streamserve.version", b"3"),
@@ -51,7 +52,7 @@ def test_null_value_and_null_key_stay_null():
 def test_forged_headers_are_stripped():
     out = letter(headers=[(name, b"forged") for name in RESERVED] * 2)
     assert b"forged" not in dict(out.headers[0]).values()
-    assert len(out.headers[0]) == 11
+    assert len(out.headers[0]) == 12
 
 
 @pytest.mark.parametrize(
