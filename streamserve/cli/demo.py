@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from streamserve.demo.summary import Summary
 
 INTERRUPTED_IN_SET_UP = 130
+SWITCH_INTERVAL_S = 0.0005
+"""As in a worker: a reader that waits 5 ms for the thread that draws would measure that wait as latency."""
 
 
 def command(
@@ -51,6 +54,7 @@ def command(
     from streamserve.demo.replay import Pace
     from streamserve.demo.screen import screen
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     console = stderr()
     options = DemoOptions(
         pace=Pace(rate=rate, events=events, seconds=seconds), broker=broker, workers=workers, port=port
@@ -119,15 +123,16 @@ def _look_next(demo: Demo, *, keep: bool) -> None:
     say("")
     say(f"the workers' log  {demo.workers.log}")
     if not keep:
-        say("look around       the same with --keep, then streamserve tail, streamserve dlq ls")
+        say("look around       again with --keep: streamserve tail, streamserve dlq ls")
         say("your own model    streamserve init --help")
         return
     say("broker and cache go on until Ctrl-C; in another terminal:")
     say(f"  export KAFKA_BOOTSTRAP={demo.backing.bootstrap} REDIS_URL={demo.backing.redis_url}")
     say(f"  cd {ROOT}")
-    say("  streamserve tail            the newest predictions")
-    say("  streamserve dlq ls          the dead letters by reason")
-    say("  streamserve cache get AA11  what the cache knows of a flight")
+    flight = demo.newest_flight
+    say("  streamserve tail              the newest predictions")
+    say("  streamserve dlq ls            the dead letters by reason")
+    say(f"  streamserve cache get {flight:<8}what the cache knows of a flight")
 
 
 def _wait(interrupts: Interrupts) -> None:

@@ -76,6 +76,8 @@ class Demo:
         self._stage = stage
         self._stack = ExitStack()
         self._began_s = time.monotonic()
+        self.newest_flight = "AA11"
+        """Key of a prediction that was made lately."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +123,8 @@ class Demo:
             eye.show("counting")
             count = count_everything(reader, topics)
             eye.show("done")
+        if watcher.newest is not None:
+            self.newest_flight = watcher.newest.id.partition("-")[0]
         for failure in filter(None, (replay.failure, watcher.failure)):
             self._stage.note(failure)
         return Summary.of(
