@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.observe import LiveReader, OffsetWatch, end_offsets, wait_for
-from tests.faults.oracle import Evidence, Verdict, conclude
+from tests.faults.oracle import Evidence, Verdict, conclude, json_id
 from tests.faults.processes import Slots
 from tests.faults.workload import PARTITIONS, Feeder, Pipeline, pipeline
 
@@ -43,6 +43,7 @@ class Scene:
     feeder: Feeder
     live: LiveReader
     offsets: OffsetWatch
+    id_of: Callable[[bytes], str] = json_id
     began_s: float = field(default_factory=time.monotonic)
 
     def elapsed_s(self) -> float:
@@ -68,7 +69,7 @@ class Scene:
         began_s = time.monotonic()
         finished = self.worked_off(within_s)
         worked_off_s = round(time.monotonic() - began_s, 1)
-        verdict, evidence = conclude(self.target, self.live, self.offsets)
+        verdict, evidence = conclude(self.target, self.live, self.offsets, id_of=self.id_of)
         codes = self.slots.drain()
         counters = self.slots.counters()
         verdict.notes |= {
@@ -84,7 +85,15 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(target: Pipeline, rate: float, names: Sequence[str] = ("w0", "w1"), **feeding: object) -> Iterator[Scene]:
+def scene(
+    target: Pipeline,
+    rate: float,
+    names: Sequence[str] = ("w0", "w1"),
+    *,
+    limit: int | None = None,
+    make: Callable[[int], tuple[bytes, int, bytes]] | None = None,
+    id_of: Callable[[bytes], str] = json_id,
+) -> Iterator[Scene]:
     """Slots up and ready, load on, witnesses watching."""
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(LiveReader(target.bootstrap, target.predictions, PARTITIONS))
@@ -93,8 +102,8 @@ def scene(target: Pipeline, rate: float, names: Sequence[str] = ("w0", "w1"), **
         for slot in slots.all:
             if not slot.ready(60):
                 raise AssertionError(f"{slot.name} did not become ready:\n{slot.log.read_text()[-2000:]}")
-        feeder = stack.enter_context(Feeder(target, rate, **feeding))  # type: ignore[arg-type]
-        yield Scene(target, slots, feeder, live, offsets)
+        feeder = stack.enter_context(Feeder(target, rate, limit=limit, make=make))
+        yield Scene(target, slots, feeder, live, offsets, id_of)
 
 
 @contextlib.contextmanager
