@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from time import perf_counter
 
 from streamserve.batch import (
@@ -120,6 +121,7 @@ class Stages:
             outbound, bad = self._without_oversized(outbound)
             rejects += bad
         cache = self._cache_entries(predictions.events, outbound) if self._cache_entries and len(outbound) else None
+        rejects.sort(key=attrgetter("row"))  # each stage added its own; dead letters stand in the order of their records
         letters = (self._reject_encoder.encode(records, rejects),) if rejects else ()
         encoded_s = perf_counter()
 

@@ -135,6 +135,12 @@ def test_predictions_come_before_dead_letters():
     assert batch.cache.document == [b"good", b"fine"]
 
 
+def test_dead_letters_stand_in_the_order_of_their_records_whatever_stage_found_them():
+    batch = stages().score(records([b"encode", b"decode", b"infer", b"good", b"enrich", b"decode"]))
+    assert batch.outbound[1].row == [0, 1, 2, 4, 5]
+    assert [reject.row for reject in batch.rejects] == [0, 1, 2, 4, 5]
+
+
 def test_a_batch_without_rejects_has_no_dead_letters():
     batch = stages().score(records([b"a", b"b"]))
     assert [part.topic for part in batch.outbound] == ["out"]
