@@ -18,7 +18,7 @@ from streamserve.demo.backing import BrokerChoice
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from streamserve.demo.play import Demo
+    from streamserve.demo.play import Demo, DemoOptions
     from streamserve.demo.summary import Summary
 
 INTERRUPTED_IN_SET_UP = 130
@@ -50,15 +50,21 @@ def command(
     departures are replayed in order, with a few bad events among them; without --seconds or --events until the data is
     at its end or Ctrl-C. Ends with 0 if nothing was lost or duplicated, else 1.
     """
-    from streamserve.demo.play import Demo, DemoOptions, Stage
+    from streamserve.demo.play import DemoOptions
     from streamserve.demo.replay import Pace
-    from streamserve.demo.screen import screen
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    pace = Pace(rate=rate, events=events, seconds=seconds)
+    options = DemoOptions(pace=pace, broker=broker, workers=workers, port=port)
+    raise typer.Exit(_run(options, format, keep=keep))
+
+
+def _run(options: DemoOptions, format: Format, *, keep: bool) -> int:
+    """Set up, play, show. Returns: the exit code."""
+    from streamserve.demo.play import Demo, Stage
+    from streamserve.demo.screen import screen
+
     console = stderr()
-    options = DemoOptions(
-        pace=Pace(rate=rate, events=events, seconds=seconds), broker=broker, workers=workers, port=port
-    )
     with Interrupts() as interrupts:
         stage = Stage(
             step=lambda title: _step(console, title),
@@ -72,13 +78,13 @@ def command(
                 demo.set_up()
             except Interrupted:
                 say("stopped before anything was sent")
-                raise typer.Exit(INTERRUPTED_IN_SET_UP) from None
+                return INTERRUPTED_IN_SET_UP
             summary = demo.play()
             _show(summary, format)
             _look_next(demo, keep=keep)
             if keep:
                 _wait(interrupts)
-    raise typer.Exit(0 if summary.kept else 1)
+    return 0 if summary.kept else 1
 
 
 @contextlib.contextmanager
