@@ -7,6 +7,7 @@
     ├── SinkError              writing or committing failed; `retryable` = abort, rewind and go on
     │   └── Fenced             another live worker owns our transactional id
     ├── BrokerUnavailable      no broker answers
+    ├── TooManyRejects         most records are bad: the pipeline stops rather than drain into the dead letters
     ├── EngineError            inference failed for a batch
     │   └── EngineOutOfMemory  it failed for want of memory: a smaller batch may pass
     ├── CacheError             Redis failed; the Kafka path never sees it
@@ -105,6 +106,10 @@ class BrokerUnavailable(StreamServeError):
     """No Kafka broker answers at the configured addresses."""
 
     exit_code = 69
+
+
+class TooManyRejects(StreamServeError):
+    """The share of rejects passed `dead_letter.max_ratio`: a person has to look, a restart would not help."""
 
 
 class EngineError(StreamServeError):

@@ -13,9 +13,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from streamserve.errors import EngineError, StreamServeError
+from streamserve.errors import EngineError, StreamServeError, TooManyRejects
 from streamserve.telemetry.logs import Log
 from streamserve.worker.quarantine import DEVICE_FAULT_EXIT_CODE
+from streamserve.worker.supervisor import EXIT_STOP_ALL
 
 SWITCH_INTERVAL_S = 0.0005
 """With the default of 5 ms a thread that returns from C waits too long for its turn."""
@@ -47,12 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slot.run()
     except StreamServeError as error:
         log.error("slot_failed", error=str(error))
-        device_fault = isinstance(error, EngineError) and error.retryable
-        return _leave(DEVICE_FAULT_EXIT_CODE if device_fault else error.exit_code)
+        return _leave(_exit_code(error))
     except Exception as error:
         log.failure("slot_failed", error)
         return _leave(1)
     return _leave(0)
+
+
+def _exit_code(error: StreamServeError) -> int:
+    """What the supervisor is told; two codes are between the two alone."""
+    if isinstance(error, TooManyRejects):
+        return EXIT_STOP_ALL
+    if isinstance(error, EngineError) and error.retryable:
+        return DEVICE_FAULT_EXIT_CODE
+    return error.exit_code
 
 
 def _on_signals(slot: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from streamserve.errors import StreamServeError
+from streamserve.errors import TooManyRejects
 
 
 class RejectRatio:
@@ -23,7 +23,7 @@ class RejectRatio:
         self._rejects = 0
 
     def add(self, records: int, rejects: int) -> None:
-        """Count a batch. Raises: StreamServeError when the share over the window is too large."""
+        """Count a batch. Raises: TooManyRejects when the share over the window is too large."""
         self._batches.append((records, rejects))
         self._records += records
         self._rejects += rejects
@@ -32,8 +32,8 @@ class RejectRatio:
             self._records -= gone_records
             self._rejects -= gone_rejects
         if self._records >= self._window and self._rejects > self._max_ratio * self._records:
-            raise StreamServeError(
+            raise TooManyRejects(
                 f"{self._rejects} of the last {self._records} records were rejected, more than dead_letter.max_ratio"
-                f" ({self._max_ratio:g}) allows; this batch was not committed. See the reasons with `streamserve dlq ls`;"
+                f" ({self._max_ratio:g}) allows; this batch was not committed. `streamserve dlq ls` shows the reasons;"
                 " mend the events, the features or the model, or raise the ratio"
             )

@@ -174,6 +174,9 @@ class _NothingKnown:
     def leave(self) -> None:
         """Nothing is struck out."""
 
+    def reload(self) -> None:
+        """Nothing is learnt."""
+
     def split(self, records: RecordBatch) -> None:  # noqa: ARG002  port
         """No record is suspect."""
         return

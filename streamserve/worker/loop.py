@@ -52,10 +52,11 @@ MAX_ABORTS = 10
 """So many aborts in a row without a commit end the process."""
 
 
-class Committed(Protocol):
-    """Who wants to know what was committed."""
+class Knowledge(Protocol):
+    """What crashes taught: kept up to date as records are committed and partitions come over."""
 
     def forget(self, positions: Positions) -> None: ...
+    def reload(self) -> None: ...
 
 
 class CacheQueue(Protocol):
@@ -81,7 +82,7 @@ class Worker:
         delivery: intervals and time-outs.
         calls: how others reach the poll thread.
         ratio: stops the worker when too many records are rejected.
-        quarantine: told what was committed.
+        quarantine: what earlier crashes taught.
         cache: the cache thread's work, or None.
     """
 
@@ -97,7 +98,7 @@ class Worker:
         delivery: DeliverySettings,
         calls: PollCalls,
         ratio: RejectRatio,
-        quarantine: Committed,
+        quarantine: Knowledge,
         metrics: WorkerMetrics,
         health: Health,
         clock: Clock,
@@ -230,6 +231,7 @@ class Worker:
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """Port `AssignmentListener`."""
+        self._quarantine.reload()
         self._rebalanced("assigned", partitions)
         self._health.condition("group", met=True)
 

@@ -9,6 +9,7 @@ How a slot's process ends decides what follows:
     2, 78                      usage or configuration is wrong: stop all, end with that code
     69 in the slot's first life  broker is not there: stop all, end with that code
     69 later                   an outage: start again with backoff, as often as it takes
+    76                         no slot should go on (too many rejects): stop all, end with 1
     anything else, a signal    a crash: start again with backoff; too many in a row stop all with 1
 
 A life counts as settled after `settled_s`; that ends a row of crashes. The next life learns from its
@@ -32,6 +33,8 @@ from streamserve.worker.child import Child, Exit
 
 EXIT_CRASHED = 1
 EXIT_UNAVAILABLE = 69
+EXIT_STOP_ALL = 76
+"""A slot's way to say that no slot should go on; the supervisor ends with 1."""
 EXITS_FOR_GOOD = frozenset({2, 78})
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KILL_WAIT_S = 5.0
@@ -195,6 +198,8 @@ class Supervisor:
                 self._exit_code = self._exit_code or EXIT_CRASHED
         elif how.code == 0:
             pass
+        elif how.code == EXIT_STOP_ALL:
+            self._stop(EXIT_CRASHED, why=f"slot {slot.name.name} asked for it; its last line says why")
         elif how.code in EXITS_FOR_GOOD or (how.code == EXIT_UNAVAILABLE and not slot.served):
             self._stop(how.code, why=f"slot {slot.name.name} cannot run ({how})")
         else:
