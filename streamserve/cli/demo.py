@@ -27,8 +27,10 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 def command(
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Replay for so long; then a summary.")] = None,
-    events: Annotated[int | None, typer.Option(min=1, help="Replay so many events; then a summary.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Replay for so long. Default: to the end of the data, or Ctrl-C.")
+    ] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Replay so many events, bad ones included.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events a second.")] = 2000.0,
     broker: Annotated[
         BrokerChoice,

@@ -180,6 +180,18 @@ def test_a_killed_demo_takes_everything_along(bare):
     assert nothing_left(bare) == []
 
 
+def test_workers_that_end_in_the_middle_end_it_with_1_and_their_log(bare):
+    process = start(bare, "--broker", "embedded")
+    wait_for(process, "predictions")
+    [supervisor] = [pid for pid in processes_of(bare) if b"\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(supervisor, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the workers ended" in errors
+    assert "workers.log" in errors
+    assert nothing_left(bare) == []
+
+
 def test_it_runs_from_an_installed_wheel(environment, tmp_path):
     environment.pop("PYTHONPATH", None)
     subprocess.run(
