@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -53,16 +52,14 @@ def _services(stack: contextlib.ExitStack) -> Services:
 
 def _run(row: Row, services: Services, options: argparse.Namespace) -> bool:
     scale = row.short if options.short else row.full
-    began_s = time.monotonic()
+    time.monotonic()
     verdict = row.run(services, scale)
     problems = row.problems(verdict)
     if options.format == "json":
-        facts = {"row": row.name, "title": row.title, "scale": asdict(scale), **verdict.to_json()}
-        print(json.dumps({**facts, "problems": problems, "took_s": round(time.monotonic() - began_s, 1)}), flush=True)
+        {"row": row.name, "title": row.title, "scale": asdict(scale), **verdict.to_json()}
         return not problems
-    counts = "  ".join(f"{name} {getattr(verdict, name)}" for name in (*COUNTS, *WITNESSED))
-    notes = "  ".join(f"{name} {value}" for name, value in verdict.notes.items())
-    print(f"{row.name}: {row.title}\n  {counts}\n  {notes}\n  {'; '.join(problems) or 'kept'}", flush=True)
+    "  ".join(f"{name} {getattr(verdict, name)}" for name in (*COUNTS, *WITNESSED))
+    "  ".join(f"{name} {value}" for name, value in verdict.notes.items())
     return not problems
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from tests.faults.observe import TransactionWatch
 from tests.faults.oracle import Verdict
@@ -17,7 +18,14 @@ IMPORT_S = 0.3
 
 
 def kills(
-    bootstrap: str, redis_url: str | None, scale: Scale, *, guarantee: str = "exactly_once", rename: bool = False
+    bootstrap: str,
+    redis_url: str | None,
+    scale: Scale,
+    *,
+    guarantee: str = "exactly_once",
+    rename: bool = False,
+    places: Sequence[str] = PLACES,
+    module: str = "streamserve.slot",
 ) -> Verdict:
     """Kill `scale.faults` times; restart at once under the same name, or with `rename` under a new one.
 
@@ -28,9 +36,9 @@ def kills(
     kafka = classic(scale.session_ms)
     if rename:
         kafka["transaction.timeout.ms"] = 8000  # what a renamed slot left open expires
-    with made(bootstrap, "kills", guarantee=guarantee, redis_url=redis_url, kafka=kafka) as target:
+    with made(bootstrap, "kills", guarantee=guarantee, redis_url=redis_url, kafka=kafka, module=module) as target:
         with scene(target, scale.rate) as stage, TransactionWatch(bootstrap, f"{target.name}.") as states:
-            deaths = Deaths(stage, states, draw, rename=rename)
+            deaths = Deaths(stage, states, draw, rename=rename, places=places)
             plan = moments(draw, scale, stage.slots.all)
             for number, (moment_s, victim) in enumerate(plan):
                 later = [at_s for at_s, whom in plan[number + 1 :] if whom is victim]
@@ -54,9 +62,12 @@ def moments(draw: random.Random, scale: Scale, slots: list[SlotProcess]) -> list
 class Deaths:
     """Makes slots die and counts how."""
 
-    def __init__(self, stage: Scene, states: TransactionWatch, draw: random.Random, *, rename: bool) -> None:
+    def __init__(
+        self, stage: Scene, states: TransactionWatch, draw: random.Random, *, rename: bool, places: Sequence[str]
+    ) -> None:
         self.count = self.open = 0
         self.places: Counter[str] = Counter()
+        self._choices = places
         self._stage = stage
         self._states = states
         self._draw = draw
@@ -79,7 +90,7 @@ class Deaths:
         self.places[place] += 1
         self.open += bool(self._states.open(f"{stage.target.name}.{victim.name}."))
         name = f"{victim.name.split('-')[0]}-{self.count}" if self._rename else None
-        arm = self._draw.choice(PLACES)
+        arm = self._draw.choice(self._choices)
         failpoints = ""
         if arm != "random" and next_s is not None:
             self._armed[victim] = arm

@@ -176,7 +176,9 @@ def end_offsets(bootstrap: str, topic: str, partitions: int) -> dict[int, int]:
         consumer.close()
 
 
-def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed", within_s: float = 90) -> Iterator[Message]:
+def read_topic(
+    bootstrap: str, topic: str, isolation: str = "read_committed", within_s: float = 90
+) -> Iterator[Message]:
     """Every record from the beginning to the last stable offset, partition by partition in order."""
     consumer = watcher(bootstrap, isolation=isolation, eof=True)
     until_s = time.monotonic() + within_s

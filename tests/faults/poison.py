@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -166,7 +167,7 @@ class Supervised:
         self._command = [sys.executable, "-m", "tests.faults.crashing_slot", "--supervise", str(target.config)]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Supervised:
+    def __enter__(self) -> Self:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         return self

@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from streamserve.demo.local_process import free_ports
 from streamserve.failpoints import VARIABLE
@@ -29,12 +30,11 @@ class SlotProcess:
         lives: how often it was started.
     """
 
-    def __init__(self, target: Pipeline, name: str, module: str = "streamserve.slot") -> None:
+    def __init__(self, target: Pipeline, name: str) -> None:
         self.name = name
         self.lives = 0
         self.log = target.folder / f"{target.name}-{name}.log"
         self._target = target
-        self._module = module
         self._port = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
         self._counted: Counter[str] = Counter()
@@ -56,7 +56,7 @@ class SlotProcess:
         self.lives += 1
         self._counted += self._life
         self._life = Counter()
-        command = [sys.executable, "-m", self._module, "--config", str(self._target.config)]
+        command = [sys.executable, "-m", self._target.module, "--config", str(self._target.config)]
         command += ["--slot-name", self.name, "--set", f"http.port={self._port}"]
         environment = {**os.environ, VARIABLE: failpoints, "PYTHONPATH": str(REPOSITORY)}
         with self.log.open("ab") as log:
@@ -131,10 +131,10 @@ def parse_metrics(text: str) -> Counter[str]:
 class Slots:
     """Several slots of one pipeline; a context manager that leaves none behind."""
 
-    def __init__(self, target: Pipeline, names: Sequence[str], module: str = "streamserve.slot") -> None:
-        self.all = [SlotProcess(target, name, module) for name in names]
+    def __init__(self, target: Pipeline, names: Sequence[str]) -> None:
+        self.all = [SlotProcess(target, name) for name in names]
 
-    def __enter__(self) -> Slots:
+    def __enter__(self) -> Self:
         for slot in self.all:
             slot.start()
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
@@ -14,13 +15,15 @@ from tests.faults.scene import Scale, Scene, classic, made, scene
 ZOMBIE_PLACES = ("after_produce", "after_flush", "after_send_offsets", "before_begin", "after_end_before_cache")
 
 
-def storm(bootstrap: str, redis_url: str | None, scale: Scale, *, protocol: str = "classic") -> Verdict:
+def storm(
+    bootstrap: str, redis_url: str | None, scale: Scale, *, protocol: str = "classic", module: str = "streamserve.slot"
+) -> Verdict:
     """A member joins or leaves every `seconds / faults` seconds while two stay.
 
     Notes: commits a second, the longest time without a commit anywhere, aborts and the longest row of them.
     """
     kafka = {"group.protocol": "consumer"} if protocol == "consumer" else classic(scale.session_ms)
-    with made(bootstrap, "storm", redis_url=redis_url, kafka=kafka) as target:
+    with made(bootstrap, "storm", redis_url=redis_url, kafka=kafka, module=module) as target:
         with scene(target, scale.rate) as stage:
             guest = SlotProcess(target, "guest")
             joined = 0
@@ -63,7 +66,7 @@ def _come_and_go(stage: Scene, guest: SlotProcess, scale: Scale) -> int:
 def longest_pause_s(stage: Scene) -> float:
     """The longest time in which the live reader got nothing, from the first record on."""
     times = [at_s for at_s, _ in stage.live.arrivals]
-    return max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
+    return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
 
 def longest_row_of_aborts(slots: Iterable[SlotProcess]) -> int:

@@ -188,7 +188,7 @@ ROWS = [
 def chosen(names: list[str]) -> Iterator[Row]:
     """Rows by name; a letter means all rows that begin with it. Raises: ValueError for an unknown one."""
     for name in names:
-        found = [row for row in ROWS if row.name.lower() in {name.lower()} or row.name.split("-")[0] == name.upper()]
+        found = [row for row in ROWS if row.name.lower() == name.lower() or row.name.split("-")[0] == name.upper()]
         if not found:
             raise ValueError(f"no row {name}; there are {', '.join(row.name for row in ROWS)}")
         yield from found

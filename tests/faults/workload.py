@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from confluent_kafka import Producer
@@ -35,6 +35,8 @@ class Pipeline:
         guarantee: `exactly_once` or `at_least_once`.
         redis_url: its cache, or None.
         formatted: how events are encoded.
+        extra: more YAML at the top level.
+        module: what a slot's process runs.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Pipeline:
     kafka: dict[str, object] = field(default_factory=dict)
     formatted: str = "json"
     extra: str = ""
+    module: str = "streamserve.slot"
 
     @property
     def events(self) -> str:
@@ -151,7 +154,7 @@ class Feeder:
         )
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
 
-    def __enter__(self) -> Feeder:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
