@@ -142,8 +142,9 @@ class KafkaSource:
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
             known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+            # Never below what was delivered first: a committed offset that was out of range would raise its alarm again.
             self._assignment.committed(known, self._assignment.epochs)
-            positions |= known
+            positions = self._assignment.positions()
         for tp, position in positions.items():
             self._seek(tp, position)
 
