@@ -10,6 +10,7 @@ same id, whose initialisation fences what the old one left on the way. See docs/
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -154,8 +155,9 @@ class ProducerSlot:
             return
 
         def close() -> None:
-            producer.purge()
-            producer.flush(CLOSE_TIMEOUT_S)
+            with contextlib.suppress(KafkaException):  # a fenced client refuses to flush
+                producer.purge()
+                producer.flush(CLOSE_TIMEOUT_S)
 
         threading.Thread(target=close, name="producer-close", daemon=True).start()
 
