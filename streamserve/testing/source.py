@@ -91,12 +91,12 @@ class MemorySource:
     def rewind(self, *, reread: bool) -> None:
         with self.faults.around("rewind"):
             self._broker.check()
+            self.resume()
             positions = self._assignment.rewind()
             if reread:
                 known = {tp: at for tp, at in self._broker.offsets.items() if tp in positions}
                 self._assignment.committed(known, self._assignment.epochs)
-                positions |= known
-            self._positions.update(positions)
+            self._positions.update(self._assignment.positions())
 
     def commit(self, positions: Positions) -> None:
         with self.faults.around("commit_offsets"):
