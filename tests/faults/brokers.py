@@ -45,22 +45,24 @@ def coordinators(cluster: LocalKafka, redis_url: str | None, scale: Scale) -> Ve
     `scale.faults` of each of the four kinds. The next fault waits until the cluster is whole.
     """
     done: Counter[str] = Counter()
-    with made(cluster.bootstrap, "coordinators", redis_url=redis_url, kafka=classic(scale.session_ms)) as target:
-        with scene(target, scale.rate) as stage:
-            stage.sleep_until(3)
-            for number in range(scale.faults * 4):
-                what = ("transactions", "group")[number % 2]
-                how = ("pause", "kill")[number // 2 % 2]
-                name = f"{target.name}.{stage.slots[number % 2].name}.{number % 3}"
-                broker = leader(cluster, INTERNAL[what], target.name if what == "group" else name)
-                _strike(broker, how)
-                done[f"{how} {what}"] += 1
-                if not wait_for(lambda: whole(cluster), 60, 0.5):
-                    raise AssertionError("the cluster did not become whole again")
-                time.sleep(2)
-                stage.slots.revive()
-            quiet_s = longest_pause_s(stage)
-            verdict, _ = stage.verdict(within_s=180)
+    with (
+        made(cluster.bootstrap, "coordinators", redis_url=redis_url, kafka=classic(scale.session_ms)) as target,
+        scene(target, scale.rate) as stage,
+    ):
+        stage.sleep_until(3)
+        for number in range(scale.faults * 4):
+            what = ("transactions", "group")[number % 2]
+            how = ("pause", "kill")[number // 2 % 2]
+            name = f"{target.name}.{stage.slots[number % 2].name}.{number % 3}"
+            broker = leader(cluster, INTERNAL[what], target.name if what == "group" else name)
+            _strike(broker, how)
+            done[f"{how} {what}"] += 1
+            if not wait_for(lambda: whole(cluster), 60, 0.5):
+                raise AssertionError("the cluster did not become whole again")
+            time.sleep(2)
+            stage.slots.revive()
+        quiet_s = longest_pause_s(stage)
+        verdict, _ = stage.verdict(within_s=180)
     verdict.notes |= {"faults": dict(done), "longest_pause_s": round(quiet_s, 1), "slots_exited": _exited(verdict)}
     return verdict
 
@@ -84,14 +86,16 @@ def single_broker(redis_url: str | None, scale: Scale, *, guarantee: str = "exac
     """A cluster of one: SIGKILL, and a new start on the same log directory."""
     with LocalKafka() as cluster:
         kafka = classic(scale.session_ms)
-        with made(cluster.bootstrap, "broker", guarantee=guarantee, redis_url=redis_url, kafka=kafka) as target:
-            with scene(target, scale.rate) as stage:
-                for number in range(scale.faults):
-                    stage.sleep_until(scale.seconds * (number + 0.5) / scale.faults)
-                    cluster.brokers[0].kill()
-                    time.sleep(2)
-                    cluster.brokers[0].restart()
-                stage.sleep_until(scale.seconds)
-                verdict, _ = stage.verdict(within_s=180)
+        with (
+            made(cluster.bootstrap, "broker", guarantee=guarantee, redis_url=redis_url, kafka=kafka) as target,
+            scene(target, scale.rate) as stage,
+        ):
+            for number in range(scale.faults):
+                stage.sleep_until(scale.seconds * (number + 0.5) / scale.faults)
+                cluster.brokers[0].kill()
+                time.sleep(2)
+                cluster.brokers[0].restart()
+            stage.sleep_until(scale.seconds)
+            verdict, _ = stage.verdict(within_s=180)
     verdict.notes |= {"broker_kills": scale.faults, "slots_exited": _exited(verdict)}
     return verdict

@@ -17,26 +17,29 @@ def outages(bootstrap: str, scale: Scale) -> Verdict:
     `scale.seconds` is the length of the pause; the shutdown lasts half of it, a calm phase 0.75 of it.
     Notes: committed predictions a second in each phase, and the ratios to the first calm one.
     """
-    with LocalRedis() as server, made(bootstrap, "outage", redis_url=server.url) as target:
-        with scene(target, scale.rate) as stage:
-            stage.sleep_until(SETTLE_S)
-            rates: dict[str, float] = {}
+    with (
+        LocalRedis() as server,
+        made(bootstrap, "outage", redis_url=server.url) as target,
+        scene(target, scale.rate) as stage,
+    ):
+        stage.sleep_until(SETTLE_S)
+        rates: dict[str, float] = {}
 
-            def phase(name: str, length_s: float) -> None:
-                began_s = time.monotonic()
-                time.sleep(length_s)
-                rates[name] = round(stage.live.rate(began_s, began_s + length_s), 1)
+        def phase(name: str, length_s: float) -> None:
+            began_s = time.monotonic()
+            time.sleep(length_s)
+            rates[name] = round(stage.live.rate(began_s, began_s + length_s), 1)
 
-            phase("calm", scale.seconds * 0.75)
-            server.pause()
-            phase("paused", scale.seconds)
-            server.resume()
-            phase("calm_again", scale.seconds * 0.5)
-            server.shutdown()
-            phase("shut_down", scale.seconds * 0.5)
-            server.restart()
-            phase("restarted", scale.seconds * 0.25)
-            verdict, _ = stage.verdict()
+        phase("calm", scale.seconds * 0.75)
+        server.pause()
+        phase("paused", scale.seconds)
+        server.resume()
+        phase("calm_again", scale.seconds * 0.5)
+        server.shutdown()
+        phase("shut_down", scale.seconds * 0.5)
+        server.restart()
+        phase("restarted", scale.seconds * 0.25)
+        verdict, _ = stage.verdict()
     verdict.notes |= {
         "offered_per_s": scale.rate,
         "committed_per_s": rates,

@@ -36,14 +36,17 @@ def kills(
     kafka = classic(scale.session_ms)
     if rename:
         kafka["transaction.timeout.ms"] = 8000  # what a renamed slot left open expires
-    with made(bootstrap, "kills", guarantee=guarantee, redis_url=redis_url, kafka=kafka, module=module) as target:
-        with scene(target, scale.rate) as stage, TransactionWatch(bootstrap, f"{target.name}.") as states:
-            deaths = Deaths(stage, states, draw, rename=rename, places=places)
-            plan = moments(draw, scale, stage.slots.all)
-            for number, (moment_s, victim) in enumerate(plan):
-                later = [at_s for at_s, whom in plan[number + 1 :] if whom is victim]
-                deaths.due(victim, moment_s, next_s=later[0] if later else None)
-            verdict, _ = stage.verdict()
+    with (
+        made(bootstrap, "kills", guarantee=guarantee, redis_url=redis_url, kafka=kafka, module=module) as target,
+        scene(target, scale.rate) as stage,
+        TransactionWatch(bootstrap, f"{target.name}.") as states,
+    ):
+        deaths = Deaths(stage, states, draw, rename=rename, places=places)
+        plan = moments(draw, scale, stage.slots.all)
+        for number, (moment_s, victim) in enumerate(plan):
+            later = [at_s for at_s, whom in plan[number + 1 :] if whom is victim]
+            deaths.due(victim, moment_s, next_s=later[0] if later else None)
+        verdict, _ = stage.verdict()
     verdict.notes |= {"kills": deaths.count, "transaction_open": deaths.open, "by_place": dict(deaths.places)}
     return verdict
 
@@ -100,16 +103,18 @@ class Deaths:
 
 def rolling(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict:
     """Restart the slots in turn by SIGTERM, `scale.faults` times in all; each has to drain and exit with 0."""
-    with made(bootstrap, "rolling", redis_url=redis_url, kafka=classic(scale.session_ms)) as target:
-        with scene(target, scale.rate, ("w0", "w1", "w2")) as stage:
-            codes: list[int | None] = []
-            for number in range(scale.faults):
-                stage.sleep_until(scale.seconds * (number + 0.5) / scale.faults)
-                slot = stage.slots[number % 3]
-                codes.append(slot.drain())
-                slot.start()
-                slot.ready(30)
-            stage.sleep_until(scale.seconds)
-            verdict, _ = stage.verdict()
+    with (
+        made(bootstrap, "rolling", redis_url=redis_url, kafka=classic(scale.session_ms)) as target,
+        scene(target, scale.rate, ("w0", "w1", "w2")) as stage,
+    ):
+        codes: list[int | None] = []
+        for number in range(scale.faults):
+            stage.sleep_until(scale.seconds * (number + 0.5) / scale.faults)
+            slot = stage.slots[number % 3]
+            codes.append(slot.drain())
+            slot.start()
+            slot.ready(30)
+        stage.sleep_until(scale.seconds)
+        verdict, _ = stage.verdict()
     verdict.notes["restart_codes"] = codes
     return verdict

@@ -142,12 +142,14 @@ class MarkedEvents(JsonEvents):
 def native_crash(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict:
     """One event makes the engine die of a real SIGSEGV, under the real supervisor with two slots."""
     marked = int(scale.rate * scale.seconds / 2)
-    with made(bootstrap, "segv", redis_url=redis_url, kafka=classic(scale.session_ms)) as target:
-        with scene(target, scale.rate, (), make=MarkedEvents(marked)) as stage:
-            with Supervised(target) as supervised:
-                stage.sleep_until(scale.seconds)
-                verdict, evidence = stage.verdict()
-                code = supervised.drain()
+    with (
+        made(bootstrap, "segv", redis_url=redis_url, kafka=classic(scale.session_ms)) as target,
+        scene(target, scale.rate, (), make=MarkedEvents(marked)) as stage,
+        Supervised(target) as supervised,
+    ):
+        stage.sleep_until(scale.seconds)
+        verdict, evidence = stage.verdict()
+        code = supervised.drain()
     letters = [output.id for output in evidence.dead_letters]
     verdict.notes |= {
         "marked": f"s-{marked}",

@@ -102,8 +102,8 @@ class SlotProcess:
     def scrape(self) -> Counter[str]:
         """Its counters over all lives, as far as they were scraped: `name{labels}` without the pipeline's."""
         with contextlib.suppress(OSError, ValueError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2) as answer:
-                self._life = parse_metrics(answer.read().decode())
+            answer = urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2)
+            self._life = parse_metrics(answer.read().decode())
         return self._counted + self._life
 
     def ready(self, within_s: float) -> bool:

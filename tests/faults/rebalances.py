@@ -23,18 +23,20 @@ def storm(
     Notes: commits a second, the longest time without a commit anywhere, aborts and the longest row of them.
     """
     kafka = {"group.protocol": "consumer"} if protocol == "consumer" else classic(scale.session_ms)
-    with made(bootstrap, "storm", redis_url=redis_url, kafka=kafka, module=module) as target:
-        with scene(target, scale.rate) as stage:
-            guest = SlotProcess(target, "guest")
-            joined = 0
-            try:
-                joined = _come_and_go(stage, guest, scale)
-            finally:
-                if guest.lives and guest.code is None:
-                    guest.kill()
-            quiet_s = longest_pause_s(stage)
-            rate = stage.live.rate(stage.began_s + 1, time.monotonic())
-            verdict, _ = stage.verdict()
+    with (
+        made(bootstrap, "storm", redis_url=redis_url, kafka=kafka, module=module) as target,
+        scene(target, scale.rate) as stage,
+    ):
+        guest = SlotProcess(target, "guest")
+        joined = 0
+        try:
+            joined = _come_and_go(stage, guest, scale)
+        finally:
+            if guest.lives and guest.code is None:
+                guest.kill()
+        quiet_s = longest_pause_s(stage)
+        rate = stage.live.rate(stage.began_s + 1, time.monotonic())
+        verdict, _ = stage.verdict()
     verdict.notes |= {
         "protocol": protocol,
         "joined": joined,
@@ -87,20 +89,22 @@ def zombies(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict:
     """
     exits: dict[str, object] = {}
     stopped = 0
-    with made(bootstrap, "zombie", redis_url=redis_url, kafka=classic(scale.session_ms)) as target:
-        with scene(target, scale.rate) as stage:
-            zombie = stage.slots[0]
-            for number in range(scale.faults):
-                place = ZOMBIE_PLACES[number % len(ZOMBIE_PLACES)]
-                zombie.drain()
-                zombie.start(f"{place}=stop@3s")
-                zombie.ready(30)
-                if zombie.paused(scale.session_ms / 1000 + 15):
-                    stopped += 1
-                    time.sleep(scale.session_ms / 1000 + 2.5)
-                zombie.signal(signal.SIGCONT)
-                exits[f"{number}:{place}"] = zombie.code if zombie.ended(4) else "lives"
-                stage.slots.revive()
-            verdict, _ = stage.verdict()
+    with (
+        made(bootstrap, "zombie", redis_url=redis_url, kafka=classic(scale.session_ms)) as target,
+        scene(target, scale.rate) as stage,
+    ):
+        zombie = stage.slots[0]
+        for number in range(scale.faults):
+            place = ZOMBIE_PLACES[number % len(ZOMBIE_PLACES)]
+            zombie.drain()
+            zombie.start(f"{place}=stop@3s")
+            zombie.ready(30)
+            if zombie.paused(scale.session_ms / 1000 + 15):
+                stopped += 1
+                time.sleep(scale.session_ms / 1000 + 2.5)
+            zombie.signal(signal.SIGCONT)
+            exits[f"{number}:{place}"] = zombie.code if zombie.ended(4) else "lives"
+            stage.slots.revive()
+        verdict, _ = stage.verdict()
     verdict.notes |= {"stopped": stopped, "after_waking": exits}
     return verdict

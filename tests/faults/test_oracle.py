@@ -84,8 +84,10 @@ def test_a_slot_that_ignores_epochs_is_found_out(kafka, monkeypatch):
 @pytest.mark.timeout(120)
 def test_a_slot_whose_cache_forgets_is_found_out(kafka, redis_server, monkeypatch):
     monkeypatch.setenv("SABOTAGE", "forgetful_cache")
-    with made(kafka.bootstrap, "forgetful", redis_url=redis_server.url, module=SABOTAGED) as target:
-        with scene(target, 1000) as stage:
-            stage.sleep_until(4)
-            verdict, _ = stage.verdict()
+    with (
+        made(kafka.bootstrap, "forgetful", redis_url=redis_server.url, module=SABOTAGED) as target,
+        scene(target, 1000) as stage,
+    ):
+        stage.sleep_until(4)
+        verdict, _ = stage.verdict()
     assert verdict.broken().keys() == {"stale"}
