@@ -280,8 +280,9 @@ def test_columns_are_what_was_produced(rig):
     while len(columns["key"]) < 3:
         batch = member.source.poll(10, 1)
         if batch is not None:
-            for name, column in columns.items():
-                column += (batch.headers() or [None] * len(batch)) if name == "headers" else getattr(batch, name)
+            for name in ("key", "value", "timestamp_ms"):
+                columns[name] += getattr(batch, name)
+            columns["headers"] += batch.headers() or [None] * len(batch)
             assert set(batch.topic) == {rig.topic}
     assert columns["key"][:2] == [b"k", None]
     assert columns["value"] == [b"v1", None, b""]

@@ -8,7 +8,7 @@ import pytest
 
 from streamserve.batch import TopicPartition
 from streamserve.errors import BrokerUnavailable, EngineError, Fenced, SinkError, SourceError, StreamServeError
-from streamserve.testing import MemoryBroker
+from streamserve.testing import MemoryBroker, MemoryTransaction
 from streamserve.worker import loop
 from tests.memory import Gate, doubled, exactly_once, fill, seen, topics, until, worker
 
@@ -226,6 +226,31 @@ def test_what_is_lost_is_dropped_and_the_next_owner_does_it(broker):
         assert other.failure is None
     assert running.failure is None
     exactly_once(broker, 20)
+
+
+def test_rows_of_a_partition_that_left_and_came_back_while_they_were_written_are_not_committed(broker, monkeypatch):
+    """The group's generation is fresh again, so the broker would take them: only the epoch tells."""
+    written, go_on, flush = threading.Event(), threading.Event(), MemoryTransaction.flush
+
+    def slow_flush(transaction):
+        flush(transaction)
+        written.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(MemoryTransaction, "flush", slow_flush)
+    running = worker(broker, everything=False)
+    fill(broker, 10)
+    running.source.assign(P0)
+    with running:
+        assert written.wait(20)
+        running.source.lose(P0)
+        running.source.assign(P0)
+        until(lambda: not running.source.rebalancing and running.source.metadata == broker.generation)
+        go_on.set()
+        broker.wait_records("predictions", 10)
+        until(lambda: broker.offsets.get(P0) == 10)
+    assert running.sink.recoveries == 1
+    exactly_once(broker, 10)
 
 
 def test_dropped_batches_are_no_longer_in_flight(broker):
