@@ -15,7 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from queue import SimpleQueue
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -32,6 +34,8 @@ from streamserve.telemetry.logs import Log
 
 INIT_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 30.0
+OFFSETS_TIMEOUT_S = 15.0
+"""Well below transaction.timeout.ms, whose end would be fatal for the producer."""
 SLOW_COMMIT_S = 2.0
 MAX_AGE_S = 86_400.0
 CLOSE_TIMEOUT_S = 5.0
@@ -130,6 +134,7 @@ class ProducerSlot:
         self._clock = clock
         self._log = log
         self._born_s = clock.monotonic_s()
+        self._aside: Aside | None = None
 
     def renew(self) -> None:
         """A new client; fences every earlier one of this id and aborts what it left open."""
@@ -151,6 +156,9 @@ class ProducerSlot:
     def discard(self) -> None:
         """Let the client go in a thread of its own: closing can hang when brokers are away."""
         producer, self.producer = self.producer, None
+        if self._aside is not None:
+            self._aside.end()
+            self._aside = None
         if producer is None:
             return
 
@@ -164,12 +172,33 @@ class ProducerSlot:
     def age_s(self) -> float:
         return self._clock.monotonic_s() - self._born_s
 
+    def send_offsets(self, offsets: list[ClientPartition], metadata: object) -> None:
+        """Add offsets to the transaction, within `OFFSETS_TIMEOUT_S` whatever the client does.
+
+        librdkafka ignores the call's own timeout (its issue 5456) and can wait for ever for a group coordinator that
+        left the metadata (5511), as one does that is killed. So the call is made in a thread of its own, which is
+        left behind when time is up: nobody commits that transaction any more, and the next client of this id aborts it.
+        """
+        if self._aside is None:
+            self._aside = Aside(f"offsets-{self.name}")
+        arguments = ("send_offsets_to_transaction", offsets, metadata, OFFSETS_TIMEOUT_S)
+        try:
+            self._aside.run(lambda: self.call(*arguments), OFFSETS_TIMEOUT_S)
+        except FutureTimeout:
+            self.taint = "offsets timeout"
+            raise SinkError(
+                f"{self.name}: the group coordinator did not take the offsets within {OFFSETS_TIMEOUT_S:.0f} s",
+                retryable=True,
+            ) from None
+
     def call(self, operation: str, *arguments: Any) -> None:
         """A call of the transactional API, repeated while the error is retriable, at most `CALL_TIMEOUT_S`."""
         deadline = Deadline.after(CALL_TIMEOUT_S, self._clock)
+        producer = self.producer  # the same to the end, even when this call was given up and a new client made
         while True:
+            began_s = self._clock.monotonic_s()
             try:
-                getattr(self.producer, operation)(*arguments)
+                getattr(producer, operation)(*arguments)
             except KafkaException as exception:
                 error = first_error(exception)
                 self.taint = self.taint or error.name()
@@ -177,11 +206,46 @@ class ProducerSlot:
                     time.sleep(0.05)
                     continue
                 raise sink_error(exception, f"{operation} ({self.name})") from exception
+            finally:
+                took_s = self._clock.monotonic_s() - began_s
+                if took_s > SLOW_COMMIT_S:
+                    self._log.warning(
+                        "slow_transaction_call", operation=operation, transactional_id=self.name, seconds=took_s
+                    )
             return
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in UNREACHABLE:
             self.taint = self.taint or error.name()
+
+
+class Aside:
+    """A thread for calls that may never return."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def run(self, call: Callable[[], None], timeout_s: float) -> None:
+        """Make `call`. Raises: what it raises; the futures' TimeoutError when it has not returned in time."""
+        future: Future[None] = Future()
+        self._calls.put((call, future))
+        future.result(timeout_s)
+
+    def end(self) -> None:
+        """Let the thread go as soon as it is free."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._calls.get()) is not None:
+            call, future = item
+            try:
+                call()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+            del item, call, future  # an idle thread keeps nothing of the last call alive
 
 
 class KafkaTransaction:
@@ -208,7 +272,7 @@ class KafkaTransaction:
         offsets = [ClientPartition(*tp, position) for tp, position in positions.items()]
         started_s = time.monotonic()
         if offsets:
-            slot.call("send_offsets_to_transaction", offsets, metadata, CALL_TIMEOUT_S)
+            slot.send_offsets(offsets, metadata)
         failpoints.reach("after_send_offsets")
         slot.call(
             "commit_transaction"
