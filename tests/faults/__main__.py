@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -52,15 +53,22 @@ def _services(stack: contextlib.ExitStack) -> Services:
 
 def _run(row: Row, services: Services, options: argparse.Namespace) -> bool:
     scale = row.short if options.short else row.full
-    time.monotonic()
+    began_s = time.monotonic()
     verdict = row.run(services, scale)
     problems = row.problems(verdict)
     if options.format == "json":
-        {"row": row.name, "title": row.title, "scale": asdict(scale), **verdict.to_json()}
+        facts = {"row": row.name, "title": row.title, "scale": asdict(scale), **verdict.to_json()}
+        _say(json.dumps({**facts, "problems": problems, "took_s": round(time.monotonic() - began_s, 1)}))
         return not problems
-    "  ".join(f"{name} {getattr(verdict, name)}" for name in (*COUNTS, *WITNESSED))
-    "  ".join(f"{name} {value}" for name, value in verdict.notes.items())
+    counts = "  ".join(f"{name} {getattr(verdict, name)}" for name in (*COUNTS, *WITNESSED))
+    notes = "  ".join(f"{name} {value}" for name, value in verdict.notes.items())
+    _say(f"{row.name}: {row.title}\n  {counts}\n  {notes}\n  {'; '.join(problems) or 'kept'}")
     return not problems
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ class SlotProcess:
 
     def scrape(self) -> Counter[str]:
         """Its counters over all lives, as far as they were scraped: `name{labels}` without the pipeline's."""
-        with contextlib.suppress(OSError, ValueError):
-            answer = urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2)
+        address = f"http://127.0.0.1:{self._port}/metrics"
+        with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
             self._life = parse_metrics(answer.read().decode())
         return self._counted + self._life
 
