@@ -17,6 +17,7 @@ from typing import Self
 
 from streamserve.demo.local_process import free_ports
 from streamserve.failpoints import VARIABLE
+from streamserve.worker.child import _tie_to
 from tests.faults.workload import Pipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,7 +61,14 @@ class SlotProcess:
         command += ["--slot-name", self.name, "--set", f"http.port={self._port}"]
         environment = {**os.environ, VARIABLE: failpoints, "PYTHONPATH": str(REPOSITORY)}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=REPOSITORY,
+                preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509  rows start slots on the main thread
+            )
         return self
 
     def signal(self, number: signal.Signals) -> None:
