@@ -40,7 +40,7 @@ POISON: list[tuple[str, Callable[[Event, list[float]], object]]] = [
 
 
 class PoisonedEvents:
-    """MessagePack events; every hundredth is poison when `poisoned`, else it is sent like the others."""
+    """MessagePack events; one in each hundred is poison when `poisoned`, each time at another place and key."""
 
     def __init__(self, *, poisoned: bool) -> None:
         self._poisoned = poisoned
@@ -50,7 +50,8 @@ class PoisonedEvents:
     @staticmethod
     def kind(sequence: int) -> str | None:
         """Why this event is refused, if it is."""
-        return POISON[sequence // EVERY % len(POISON)][0] if sequence % EVERY == EVERY // 2 else None
+        block, place = divmod(sequence, EVERY)
+        return POISON[block % len(POISON)][0] if place == block * 37 % EVERY else None
 
     def __call__(self, sequence: int) -> tuple[bytes, int, bytes]:
         number = sequence * 7919 % KEYS

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from streamserve.demo.local_process import free_ports
+from streamserve.demo.local_process import Watchdog, free_ports
 from streamserve.failpoints import VARIABLE
-from streamserve.worker.child import _tie_to
 from tests.faults.workload import Pipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +37,7 @@ class SlotProcess:
         self._target = target
         self._port = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
         self._counted: Counter[str] = Counter()
         self._life: Counter[str] = Counter()
 
@@ -61,14 +61,10 @@ class SlotProcess:
         command += ["--slot-name", self.name, "--set", f"http.port={self._port}"]
         environment = {**os.environ, VARIABLE: failpoints, "PYTHONPATH": str(REPOSITORY)}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=REPOSITORY,
-                preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509  rows start slots on the main thread
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
+        if self._watchdog is None:
+            self._watchdog = Watchdog(None).__enter__()
+        self._watchdog.guard(self._process.pid)
         return self
 
     def signal(self, number: signal.Signals) -> None:
@@ -80,6 +76,14 @@ class SlotProcess:
         self.signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._process is not None:
+            self.kill()
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
 
     def ended(self, within_s: float) -> bool:
         """Whether it ended within the time."""
@@ -149,7 +153,7 @@ class Slots:
 
     def __exit__(self, *_: object) -> None:
         for slot in self.all:
-            slot.kill()
+            slot.close()
 
     def __getitem__(self, index: int) -> SlotProcess:
         return self.all[index]

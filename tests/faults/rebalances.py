@@ -32,8 +32,7 @@ def storm(
         try:
             joined = _come_and_go(stage, guest, scale)
         finally:
-            if guest.lives and guest.code is None:
-                guest.kill()
+            guest.close()
         quiet_s = longest_pause_s(stage)
         rate = stage.live.rate(stage.began_s + 1, time.monotonic())
         verdict, _ = stage.verdict()
