@@ -147,7 +147,7 @@ class Slot:
             source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
             worker = Worker(
                 source=source,
-                sink=build_sink(settings, self._name, folder, source, calls, metrics, clock, log),
+                sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
                 stages=stages,
                 assignment=assignment,
                 mailbox=Mailbox(build_batcher(settings), clock),
@@ -196,6 +196,7 @@ def build_batcher(settings: PipelineSettings) -> Batcher:
 
 def build_sink(
     settings: PipelineSettings,
+    facts: TopicFacts,
     slot: str,
     folder: Path,
     source: KafkaSource,
@@ -207,11 +208,12 @@ def build_sink(
     """The sink of the configured guarantee."""
     from streamserve.kafka.clients import producer_properties
 
+    batch_bytes = min(facts.max_bytes.values())
     if settings.delivery.guarantee == "at_least_once":
         from streamserve.kafka.at_least_once import AtLeastOnceSink
 
         return AtLeastOnceSink(
-            producer_properties(settings),
+            producer_properties(settings, max_batch_bytes=batch_bytes),
             lambda positions: calls.run(
                 lambda: source.commit(positions), timeout_s=COMMIT_CALL_TIMEOUT_S, in_rebalance=True
             ),
@@ -221,7 +223,7 @@ def build_sink(
 
     ids = [f"{settings.pipeline}.{slot}.{n}" for n in range(settings.delivery.producers)]
     return TransactionalSink(
-        lambda name: producer_properties(settings, transactional_id=name),
+        lambda name: producer_properties(settings, transactional_id=name, max_batch_bytes=batch_bytes),
         ids,
         clock,
         log,

@@ -53,9 +53,7 @@ def run(
     command: Sequence[str], folder: Path, env: Mapping[str, str], *, timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end; its output as text. Raises: AssertionError when it does not end with 0."""
-    done = subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done
 

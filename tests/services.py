@@ -38,19 +38,13 @@ def create_topic(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = admin.list_topics(timeout=timeout_s).topics.get(name)
-        if (
-            found
-            and len(found.partitions) == partitions
-            and all(p.leader >= 0 for p in found.partitions.values())
-        ):
+        if found and len(found.partitions) == partitions and all(p.leader >= 0 for p in found.partitions.values()):
             return name
         time.sleep(0.02)
     raise TimeoutError(f"{name} has no leaders after {timeout_s} s")
 
 
-def produce(
-    bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s: float = 30
-) -> list[tuple[int, int]]:
+def produce(bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s: float = 30) -> list[tuple[int, int]]:
     """Write records and wait for all of them; returns (partition, offset) of each, in the order given.
 
     A record is a value, a (key, value) pair, or the keyword arguments of `Producer.produce`.
@@ -80,9 +74,7 @@ def produce(
     return [places[index] for index in sorted(places)]
 
 
-def read_all(
-    bootstrap: str, topic: str, isolation: str = "read_committed", *, timeout_s: float = 30
-) -> list[Message]:
+def read_all(bootstrap: str, topic: str, isolation: str = "read_committed", *, timeout_s: float = 30) -> list[Message]:
     """Every record up to the end offsets of this moment (the last stable ones for `read_committed`).
 
     Records of one partition come in their order.
@@ -114,9 +106,7 @@ def _read_to_end(consumer: Consumer, topic: str, deadline: float) -> list[Messag
     found: list[Message] = []
     while ends:
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{topic}: partitions {sorted(ends)} not read to the end, {len(found)} records so far"
-            )
+            raise TimeoutError(f"{topic}: partitions {sorted(ends)} not read to the end, {len(found)} records so far")
         message = consumer.poll(0.2)
         if message is None or message.partition() not in ends:
             continue

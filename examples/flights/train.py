@@ -101,9 +101,7 @@ def load(features: list[dict]) -> Data:
         for feature in features
         if feature["input"] == "numeric"
     ]
-    categorical = [
-        flights.strings(feature["name"]) for feature in features if feature["input"] == "categorical"
-    ]
+    categorical = [flights.strings(feature["name"]) for feature in features if feature["input"] == "categorical"]
     if not np.isfinite(numeric).all():
         raise SystemExit("a feature is missing in some events and has no default")
     late = flights.late()
@@ -164,9 +162,7 @@ def choose(
     return best, forests[best], losses
 
 
-def export(
-    classifier: HistGradientBoostingClassifier, numbers: int, categories: list[list[str]]
-) -> onnx.ModelProto:
+def export(classifier: HistGradientBoostingClassifier, numbers: int, categories: list[list[str]]) -> onnx.ModelProto:
     """The forest as ONNX, with the one-hot encoding before it and the probability alone behind it."""
     constants = [numpy_helper.from_array(np.asarray([-1], np.int64), "rows")]
     nodes, parts = [], ["numeric"]
@@ -182,9 +178,7 @@ def export(
         parts.append(f"hot_{column}")
     nodes += [
         helper.make_node("Concat", parts, ["features"], axis=1),
-        helper.make_node(
-            "TreeEnsembleRegressor", ["features"], ["logits"], domain="ai.onnx.ml", **forest(classifier)
-        ),
+        helper.make_node("TreeEnsembleRegressor", ["features"], ["logits"], domain="ai.onnx.ml", **forest(classifier)),
         helper.make_node("Reshape", ["logits", "rows"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], ["probability"]),
     ]

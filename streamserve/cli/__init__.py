@@ -39,7 +39,7 @@ NOUNS = {
     "tail": "Follow the predictions of a pipeline.",
     "dlq": "Look at dead letters and replay them.",
     "cache": "Read and rebuild the prediction cache.",
-    "model": "Inspect models and push new versions.",
+    "model": "Inspect models.",
     "demo": "Run a whole pipeline on this machine.",
 }
 """Noun -> its line in `--help`; in this order."""

@@ -48,7 +48,7 @@ def command(
     if content.external:
         raise ContractError(
             f"{model} keeps weights in other files ({', '.join(sorted(content.external)[:3])}): "
-            "save it as one file, or push it with streamserve model push"
+            "save it as one file, or put model and weights into a repository folder by hand (docs/models.md)"
         )
     made = scaffold.draft(content.signature, _sample(sample))
     texts = scaffold.files(name, made, content.signature) | {"streamserve.schema.json": render_schema()}

@@ -182,7 +182,11 @@ def _secrets(settings: PipelineSettings) -> Iterator[Finding]:
 def _model(settings: PipelineSettings) -> Iterator[Finding]:
     folder = FilePath(settings.model.repository) / settings.model.name
     if not folder.is_dir():
-        yield Finding(("model", "name"), f"there is no model at {folder}", "streamserve model push adds one")
+        yield Finding(
+            ("model", "name"),
+            f"there is no model at {folder}",
+            "mend model.name or model.repository, or put the model there: docs/models.md",
+        )
 
 
 def _topics(settings: PipelineSettings, topics: dict[str, TopicDocument]) -> Iterator[Finding]:

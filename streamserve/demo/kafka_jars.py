@@ -25,9 +25,7 @@ _JAVA_HINT = (
     "Kafka needs Java 17 or newer: on Debian or Ubuntu `apt-get install openjdk-17-jre-headless`, on Fedora "
     "`dnf install java-21-openjdk-headless`, elsewhere any JDK; JAVA_HOME is honoured"
 )
-_MAVEN_HINT = (
-    "Maven downloads Kafka's jars: `apt-get install maven`, `dnf install maven`, or put `mvn` on the PATH"
-)
+_MAVEN_HINT = "Maven downloads Kafka's jars: `apt-get install maven`, `dnf install maven`, or put `mvn` on the PATH"
 
 
 def kafka_available(jars_dir: Path | None = None) -> str | None:

@@ -328,9 +328,7 @@ class _Jvm:
     def __init__(self, program: str, jars: Path, *, quick: bool) -> None:
         self._program = program
         self._jars = jars
-        self._broker_flags = (
-            ["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"] if quick else ["-Xms512m", "-Xmx1g"]
-        )
+        self._broker_flags = ["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"] if quick else ["-Xms512m", "-Xmx1g"]
 
     def broker(self, node: Path) -> LocalProcess:
         flags = [*self._broker_flags, "-XX:+UseG1GC", "-Djava.awt.headless=true", "-Xshare:auto"]
@@ -355,9 +353,7 @@ def _format(nodes: Sequence[Path], jvm: _Jvm, data_dir: Path) -> None:
     """Format the log directories of new brokers, all at once."""
     stamp = data_dir / "cluster.id"
     if not stamp.exists():
-        stamp.write_text(
-            "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        )  # never starts with "-"
+        stamp.write_text("A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22])  # never starts with "-"
     running = [
         subprocess.Popen(
             jvm.formatter(node, stamp.read_text()),

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-PORTS = range(
-    15_000, 32_000
-)  # below Linux' ephemeral range: no client socket can take a restarted service's port
+PORTS = range(15_000, 32_000)  # below Linux' ephemeral range: no client socket can take a restarted service's port
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
@@ -101,9 +99,7 @@ class LocalProcess:
         """An error that says what went wrong, with the end of the log."""
         code = None if self._child is None else self._child.poll()
         state = "is still running" if code is None else f"ended with {code}"
-        return LocalServiceError(
-            f"{self.name} {what}; it {state}. Last lines of {self.log}:\n{tail(self.log)}"
-        )
+        return LocalServiceError(f"{self.name} {what}; it {state}. Last lines of {self.log}:\n{tail(self.log)}")
 
 
 class Watchdog:
@@ -202,9 +198,7 @@ def cache_dir() -> Path:
     return Path.home() / ".cache" / "streamserve"
 
 
-def wait_until(
-    ready: Callable[[], bool], timeout_s: float, failed: Callable[[], LocalServiceError | None]
-) -> bool:
+def wait_until(ready: Callable[[], bool], timeout_s: float, failed: Callable[[], LocalServiceError | None]) -> bool:
     """Poll `ready` until it is true or `timeout_s` is over; raise what `failed` returns meanwhile."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

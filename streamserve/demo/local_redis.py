@@ -101,9 +101,7 @@ class LocalRedis:
             raise LocalServiceError(_HINT)
         self._port = self._port or free_ports(1)[0]
         self.data_dir = Path(tempfile.mkdtemp(prefix="streamserve-redis-"))
-        self._process = LocalProcess(
-            "redis", self._command(program, self.data_dir), self.data_dir / "redis.log"
-        )
+        self._process = LocalProcess("redis", self._command(program, self.data_dir), self.data_dir / "redis.log")
         try:
             if not outlive:
                 self._watchdog = Watchdog(self.data_dir).__enter__()

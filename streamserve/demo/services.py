@@ -87,9 +87,7 @@ def _start(record: Path, options: argparse.Namespace) -> int:
     if service is not None and service.running:
         wanted = options.brokers if options.service == "kafka" else 1
         if wanted not in (None, len(service.processes)) or options.port not in (None, service.ports[0]):
-            print(
-                f"{service.name} runs already, otherwise: {service.address}; stop it first", file=sys.stderr
-            )
+            print(f"{service.name} runs already, otherwise: {service.address}; stop it first", file=sys.stderr)
             return _USAGE
     else:
         if service is not None:
@@ -97,9 +95,7 @@ def _start(record: Path, options: argparse.Namespace) -> int:
         began = time.monotonic()
         service = _launch_kafka(options) if options.service == "kafka" else _launch_redis(options)
         record.write_text(json.dumps(asdict(service), indent=2) + "\n")
-        print(
-            f"{service.name} is up after {time.monotonic() - began:.1f} s: {service.address}", file=sys.stderr
-        )
+        print(f"{service.name} is up after {time.monotonic() - began:.1f} s: {service.address}", file=sys.stderr)
     print(f"export {_VARIABLES[service.name]}={service.address}")
     return 0
 
@@ -166,14 +162,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="services", description="Real Kafka and Redis on loopback, without Docker."
-    )
+    parser = argparse.ArgumentParser(prog="services", description="Real Kafka and Redis on loopback, without Docker.")
     services = parser.add_subparsers(dest="service", required=True)
     for name, variable in _VARIABLES.items():
-        commands = services.add_parser(name, help=f"sets {variable}").add_subparsers(
-            dest="command", required=True
-        )
+        commands = services.add_parser(name, help=f"sets {variable}").add_subparsers(dest="command", required=True)
         start = commands.add_parser("start", help=f"start it and print `export {variable}=...`")
         start.add_argument("--port", type=int, help="first port; default a free one")
         if name == "kafka":

@@ -133,9 +133,7 @@ class OnnxEngine:
         }
 
     def _wrong_length(self, values: Sequence[Tensor], rows: int) -> str:
-        shapes = ", ".join(
-            f"{name} {list(value.shape)}" for name, value in zip(self._outputs, values, strict=True)
-        )
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in zip(self._outputs, values, strict=True))
         return f"the model gave {shapes} for a batch of {rows}: the first axis must be the batch"
 
 
@@ -172,9 +170,7 @@ def _session(path: str, settings: EngineSettings) -> onnxruntime.InferenceSessio
         import onnxruntime
     except ImportError as error:
         extra = "gpu" if settings.device == "cuda" else "cpu"
-        raise ConfigError(
-            f"ONNX Runtime is not installed ({error}): pip install 'streamserve[{extra}]'"
-        ) from error
+        raise ConfigError(f"ONNX Runtime is not installed ({error}): pip install 'streamserve[{extra}]'") from error
     providers = _providers(onnxruntime.get_available_providers(), settings)
     try:
         return onnxruntime.InferenceSession(
@@ -279,6 +275,4 @@ def _check_output(spec: TensorSpec, value: Tensor, rows: int) -> None:
             " be the batch; name the outputs to use, or export the model without this one"
         )
     if spec.shape and len(spec.shape) != value.ndim:
-        raise ContractError(
-            f"output {spec.name!r} is declared {list(spec.shape)} and comes as {list(value.shape)}"
-        )
+        raise ContractError(f"output {spec.name!r} is declared {list(spec.shape)} and comes as {list(value.shape)}")

@@ -41,9 +41,7 @@ class FeatureEnricher:
 
     def enrich(self, events: EventBatch) -> tuple[FeatureBatch, list[Reject]]:
         findings = Findings()
-        tensors: Tensors = {
-            name: source.tensor(events.fields, len(events), findings) for name, source in self._inputs
-        }
+        tensors: Tensors = {name: source.tensor(events.fields, len(events), findings) for name, source in self._inputs}
         batch = FeatureBatch(events=events, inputs=tensors)
         if not findings:
             return batch, []

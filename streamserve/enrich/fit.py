@@ -38,9 +38,7 @@ def check_features(features: Sequence[FeatureSettings] | VectorSettings, signatu
     return bind(features, signature)[1]
 
 
-def bind(
-    features: Sequence[FeatureSettings] | VectorSettings, signature: Signature
-) -> tuple[list[Binding], list[str]]:
+def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signature) -> tuple[list[Binding], list[str]]:
     """Assign features to inputs. Returns: the bindings in the order of the inputs, and all problems."""
     inputs = {spec.name: spec for spec in signature.inputs}
     problems: list[str] = []
@@ -77,9 +75,7 @@ def shape_text(spec: TensorSpec) -> str:
     return f"{spec.dtype}[{', '.join(axes)}]"
 
 
-def _target(
-    name: str, chosen: str | None, inputs: dict[str, TensorSpec], problems: list[str]
-) -> TensorSpec | None:
+def _target(name: str, chosen: str | None, inputs: dict[str, TensorSpec], problems: list[str]) -> TensorSpec | None:
     known = ", ".join(inputs)
     if chosen is not None:
         if chosen not in inputs:
@@ -88,9 +84,7 @@ def _target(
     if len(inputs) == 1:
         return next(iter(inputs.values()))
     if name not in inputs:
-        problems.append(
-            f"feature {name} could fill any of the model's inputs {known}; say which with `input:`"
-        )
+        problems.append(f"feature {name} could fill any of the model's inputs {known}; say which with `input:`")
     return inputs.get(name)
 
 
@@ -106,9 +100,7 @@ def _vector_problems(vector: VectorSettings, target: TensorSpec) -> list[str]:
     free = any(axis < 0 for axis in target.shape[1:])
     fits = len(target.shape) == 2 if free else len(target.shape) >= 2 and size == vector.size
     if not fits:
-        problems.append(
-            f"{what} does not have the size of input {target.name}, {shape_text(target)}; set `size`"
-        )
+        problems.append(f"{what} does not have the size of input {target.name}, {shape_text(target)}; set `size`")
     return problems
 
 
@@ -133,9 +125,7 @@ def _dtype_problems(feature: FeatureSettings, target: TensorSpec) -> list[str]:
     coded = feature.dtype == "string" and feature.categories is not None and target.dtype in NUMBER_INPUTS
     if coded or feature.dtype in CARRIES[target.dtype]:
         return []
-    hint = (
-        "give it `categories`" if feature.dtype == "string" else f"declare `dtype: {_native(target.dtype)}`"
-    )
+    hint = "give it `categories`" if feature.dtype == "string" else f"declare `dtype: {_native(target.dtype)}`"
     what = f"feature {feature.name} has dtype {feature.dtype}"
     return [f"{what}, but input {target.name} is {shape_text(target)}; {hint}"]
 

@@ -66,9 +66,7 @@ class TextInput:
         return tensor[:, 0] if self._flat else tensor
 
     @staticmethod
-    def _filled(
-        texts: list[str | None], index: int, feature: FeatureSettings, findings: Findings
-    ) -> list[str | None]:
+    def _filled(texts: list[str | None], index: int, feature: FeatureSettings, findings: Findings) -> list[str | None]:
         if feature.default is None:
             detail = f"{feature.name} is missing and has no default"
             for i, text in enumerate(texts):

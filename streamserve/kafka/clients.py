@@ -32,6 +32,8 @@ CONSUMER_MANDATORY: Properties = {
     "allow.auto.create.topics": False,
     "enable.partition.eof": False,
 }
+DEFAULT_BATCH_BYTES = 1_000_000
+"""librdkafka's default of `batch.size`."""
 PRODUCER_DEFAULTS: Properties = {
     "linger.ms": 5,  # flush() does not wait for it
     "compression.type": "lz4",
@@ -62,12 +64,23 @@ def consumer_properties(settings: PipelineSettings) -> Properties:
     }
 
 
-def producer_properties(settings: PipelineSettings, *, transactional_id: str | None = None) -> Properties:
-    """Properties of a producer; with a `transactional_id`, of a transactional one."""
+def producer_properties(
+    settings: PipelineSettings, *, transactional_id: str | None = None, max_batch_bytes: int | None = None
+) -> Properties:
+    """Properties of a producer.
+
+    Args:
+        settings: the pipeline.
+        transactional_id: makes it a transactional one.
+        max_batch_bytes: the smallest `max.message.bytes` of its topics. Brokers hold whole batches against it, so small
+            records in a large batch would be refused as well.
+    """
     _, user, _ = client_properties(settings)
     mandatory: Properties = {"enable.idempotence": True, "acks": "all"}
     if transactional_id is not None:
         mandatory["transactional.id"] = transactional_id
+    if max_batch_bytes is not None:
+        mandatory["batch.size"] = max(1, min(max_batch_bytes, int(user.get("batch.size", DEFAULT_BATCH_BYTES))))
     return {"client.id": settings.pipeline, **PRODUCER_DEFAULTS, **user, **mandatory}
 
 

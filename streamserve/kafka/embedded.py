@@ -132,9 +132,7 @@ class _MockCluster:
         self._replicas = min(brokers, 3)
         why = ctypes.create_string_buffer(512)
         settings = library.rd_kafka_conf_new()
-        library.rd_kafka_conf_set(
-            settings, b"log_level", b"3", why, len(why)
-        )  # the client itself has no broker
+        library.rd_kafka_conf_set(settings, b"log_level", b"3", why, len(why))  # the client itself has no broker
         client = library.rd_kafka_new(_PRODUCER, settings, why, len(why))
         if not client:
             raise BrokerUnavailable(f"librdkafka gave no client: {why.value.decode()}")
@@ -147,9 +145,7 @@ class _MockCluster:
 
     def create_topic(self, name: str, partitions: int) -> str:
         """Returns `ok` or the name of librdkafka's error."""
-        code = self._library.rd_kafka_mock_topic_create(
-            self._cluster, name.encode(), partitions, self._replicas
-        )
+        code = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, self._replicas)
         return "ok" if code == 0 else bytes(self._library.rd_kafka_err2name(code)).decode()
 
 
@@ -170,9 +166,7 @@ def _librdkafka() -> ctypes.CDLL:
     bundled = sorted(package.with_name("confluent_kafka.libs").glob("librdkafka*"))
     library = ctypes.CDLL(str(bundled[0]) if bundled else "librdkafka.so.1")
     if not hasattr(library, "rd_kafka_mock_cluster_new"):
-        raise BrokerUnavailable(
-            "this librdkafka was built without its mock cluster; install the confluent-kafka wheel"
-        )
+        raise BrokerUnavailable("this librdkafka was built without its mock cluster; install the confluent-kafka wheel")
     return library
 
 

@@ -99,7 +99,7 @@ def sink_error(exception: KafkaException, operation: str) -> SinkError:
 
 def source_error(error: KafkaError, operation: str) -> StreamServeError:
     """What a failed consumer or admin call means."""
-    what = f"{operation}: {error.name()}: {error.str()}{_remedy(error)}"
+    what = f"{operation}: {error.name()}: {error.str()}{_reader_remedy(error)}"
     if error.code() in UNREACHABLE:
         return BrokerUnavailable(what, retryable=True)
     return SourceError(what, retryable=error.code() in MOVED_ON or error.retriable())
@@ -110,6 +110,10 @@ def _remedy(error: KafkaError) -> str:
         return "; check the credentials in the kafka: block and the access control lists (docs/delivery.md)"
     if error.code() in UNREACHABLE:
         return "; check kafka.bootstrap.servers and that the brokers run"
+    return ""
+
+
+def _reader_remedy(error: KafkaError) -> str:
     if error.code() in UNREADABLE:
         return "; move the group past it with `kafka-consumer-groups --reset-offsets` once you know what it was"
-    return ""
+    return _remedy(error)

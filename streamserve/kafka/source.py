@@ -12,13 +12,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -29,6 +27,7 @@ from confluent_kafka import TopicPartition as ClientPartition
 from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition
 from streamserve.clock import Clock
 from streamserve.config.settings import PipelineSettings
+from streamserve.config.start_position import parse_start
 from streamserve.errors import BrokerUnavailable, ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, source_error
@@ -80,6 +79,7 @@ class KafkaSource:
         self._paused: set[TopicPartition] = set()
         self._refused = 0
         self._closed = False
+        self._partitions_at_start: dict[str, int] = {}
 
     @property
     def metadata(self) -> object:
@@ -142,7 +142,7 @@ class KafkaSource:
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
             known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
-            # Never below what was delivered first: a committed offset that was out of range would raise its alarm again.
+            # Never below what was delivered first: a committed offset out of range would raise its alarm again.
             self._assignment.committed(known, self._assignment.epochs)
             positions = self._assignment.positions()
         for tp, position in positions.items():
@@ -176,7 +176,8 @@ class KafkaSource:
         offset: list[int] = list(map(_OFFSET, messages))
         places = list(zip(topic, partition, strict=True))
         positions = {TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()}
-        first = {TopicPartition(*place): at for place, at in dict(zip(reversed(places), reversed(offset), strict=True)).items()}
+        fresh = [tp for tp in positions if self._assignment.position(tp) is None]
+        first = {tp: offset[places.index(tp)] for tp in fresh}
         self._assignment.delivered(first, positions)
 
         def headers() -> list[Headers | None]:
@@ -218,7 +219,11 @@ class KafkaSource:
             return False
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
-            self._start_partition(TopicPartition(message.topic(), message.partition()), message.offset())
+            tp = TopicPartition(message.topic(), message.partition())
+            try:
+                self._start_partition(tp, message.offset())
+            except KafkaException as exception:
+                raise source_error(first_error(exception), f"starting {tp.topic}-{tp.partition}") from exception
         elif code in UNREADABLE:
             raise SourceError(
                 f"{message.topic()}-{message.partition()} offset {message.offset()} cannot be read: {error.str()};"
@@ -240,15 +245,24 @@ class KafkaSource:
     # -- positions -----------------------------------------------------------------------------------------------
 
     def _start_partition(self, tp: TopicPartition, asked: int | None) -> None:
-        """A partition without a committed offset starts where the configuration says; a lost offset is an alarm."""
+        """A partition without a committed offset starts where the configuration says; a lost offset is an alarm.
+
+        Raises: SourceError when the committed offset lies beyond the end: nobody can tell what was not scored yet.
+        """
         if asked is None or asked < 0:
-            start = self._start_offset(tp)
-            self._log.info("partition_start", topic=tp.topic, partition=tp.partition, start=self._settings.input.start)
+            start = self._first_position(tp)
         else:
-            low, high = self._consumer.get_watermark_offsets(
-                ClientPartition(*tp), timeout=REQUEST_TIMEOUT_S, cached=False
-            )
-            start = low if asked < low else high
+            low, high = self._watermarks(tp)
+            if asked > high:
+                raise SourceError(
+                    f"{tp.topic}-{tp.partition}: the committed offset {asked} lies beyond the end {high}: the topic was"
+                    " deleted and made anew, or truncated. Decide where to go on with"
+                    " `kafka-consumer-groups --reset-offsets`, then start again",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    offset=asked,
+                )
+            start = low
             self._log.error(
                 "offset_out_of_range",
                 topic=tp.topic,
@@ -261,16 +275,33 @@ class KafkaSource:
             )
         self._restart_at(tp, start)
 
-    def _start_offset(self, tp: TopicPartition) -> int:
-        start = self._settings.input.start
-        if start == "beginning":
-            return int(OFFSET_BEGINNING)
-        if start == "end":
-            return int(OFFSET_END)
-        (found,) = self._consumer.offsets_for_times(
-            [ClientPartition(*tp, start_time_ms(start))], timeout=REQUEST_TIMEOUT_S
+    def _first_position(self, tp: TopicPartition) -> int:
+        """Where a partition that nobody has read starts, committed at once unless that is its beginning.
+
+        Without that commit a restart before its first record would look for the end, or for the time, again.
+        """
+        wanted = parse_start(self._settings.input.start)
+        joined_later = tp.partition >= self._partitions_at_start.get(tp.topic, 0)
+        self._log.info(
+            "partition_start",
+            topic=tp.topic,
+            partition=tp.partition,
+            start="beginning (a new partition)" if joined_later else self._settings.input.start,
         )
-        return int(found.offset)
+        if wanted == "beginning" or joined_later:
+            return int(OFFSET_BEGINNING)
+        start = self._watermarks(tp)[1]
+        if wanted != "end":
+            asked = [ClientPartition(*tp, wanted)]
+            (found,) = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+            start = found.offset if found.offset >= 0 else start
+        with contextlib.suppress(KafkaException):  # a rebalance came in between: the next owner looks again
+            self._consumer.commit(offsets=[ClientPartition(*tp, start)], asynchronous=False)
+        return start
+
+    def _watermarks(self, tp: TopicPartition) -> tuple[int, int]:
+        low, high = self._consumer.get_watermark_offsets(ClientPartition(*tp), timeout=REQUEST_TIMEOUT_S, cached=False)
+        return int(low), int(high)
 
     def _restart_at(self, tp: TopicPartition, offset: int) -> None:
         # A partition whose fetcher stopped for want of an offset cannot be sought (_STATE); reassigning starts it.
@@ -331,6 +362,9 @@ class KafkaSource:
                 " or mend input.topics",
                 topic=missing[0],
             )
+        self._partitions_at_start = {
+            topic: len(cluster.topics[topic].partitions) for topic in self._settings.input.topics
+        }
 
     # -- callbacks of the client: set flags, never raise ---------------------------------------------------------
 
@@ -369,14 +403,6 @@ class KafkaStatistics:
                     lag[tp] = max(0, end - (partition["app_offset"] if position is None else position))
         up = any(broker.get("state") == "UP" for broker in statistics.get("brokers", {}).values())
         return cls(brokers_up=up, lag=lag)
-
-
-def start_time_ms(text: str) -> int:
-    """Epoch milliseconds of `input.start` when it is a time: digits, or ISO 8601 (UTC unless it says otherwise)."""
-    if text.isdigit():
-        return int(text)
-    moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _ours(partitions: Sequence[ClientPartition]) -> list[TopicPartition]:

@@ -238,8 +238,7 @@ def _do_grow(admin: AdminClient, change: Change) -> None:
 
 def _do_alter(admin: AdminClient, change: Change) -> None:
     entries = [
-        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-        for key, value in change.config.items()
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in change.config.items()
     ]
     resource = ConfigResource(ResourceType.TOPIC, change.topic, incremental_configs=entries)
     futures = _call(lambda: admin.incremental_alter_configs([resource], request_timeout=TIMEOUT_S))

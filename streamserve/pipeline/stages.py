@@ -38,6 +38,7 @@ class ScoredBatch:
         records: where it came from; carries the epochs.
         positions: the position after it, per partition that is still ours.
         outbound: predictions first, then dead letters, if any.
+        consumed: how many records, predicted or rejected.
         predicted: how many predictions.
         rejects: all rejects.
         cache: entries for the cache once all of it is committed.
@@ -46,6 +47,7 @@ class ScoredBatch:
     records: RecordBatch
     positions: Positions
     outbound: tuple[OutboundBatch, ...]
+    consumed: int
     predicted: int
     rejects: list[Reject]
     cache: CacheBatch | None
@@ -62,6 +64,7 @@ class ScoredBatch:
             self,
             positions=left,
             outbound=tuple(part.take(_positions_of(keep, part.row)) for part in self.outbound),
+            consumed=len(keep),
             predicted=len(keep) - len(rejects),
             rejects=rejects,
             cache=self.cache.take(_positions_of(keep, self.cache.row)) if self.cache else None,
@@ -121,7 +124,9 @@ class Stages:
             outbound, bad = self._without_oversized(outbound)
             rejects += bad
         cache = self._cache_entries(predictions.events, outbound) if self._cache_entries and len(outbound) else None
-        rejects.sort(key=attrgetter("row"))  # each stage added its own; dead letters stand in the order of their records
+        rejects.sort(
+            key=attrgetter("row")
+        )  # each stage added its own; dead letters stand in the order of their records
         letters = (self._reject_encoder.encode(records, rejects),) if rejects else ()
         encoded_s = perf_counter()
 
@@ -140,6 +145,7 @@ class Stages:
             records=records,
             positions=records.next_positions(),
             outbound=(outbound, *letters) if len(outbound) else letters,
+            consumed=len(records),
             predicted=len(outbound),
             rejects=rejects,
             cache=cache,

@@ -207,8 +207,7 @@ def sha256_of(path: Path) -> str:
 
 def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name=t.name, dtype="str" if t.dtype == "string" else t.dtype, shape=t.shape)
-        for t in tensors
+        TensorSpec(name=t.name, dtype="str" if t.dtype == "string" else t.dtype, shape=t.shape) for t in tensors
     )
 
 

@@ -146,13 +146,9 @@ class _Reader:
                 outputs.append(self.value((start, stop)))
             elif number == GRAPH_INITIALIZER:
                 constants.update(
-                    self.text(a, b)
-                    for n, w, a, b in self.each((start, stop))
-                    if (n, w) == (TENSOR_NAME, BYTES)
+                    self.text(a, b) for n, w, a, b in self.each((start, stop)) if (n, w) == (TENSOR_NAME, BYTES)
                 )
-        return Signature(
-            inputs=tuple(spec for spec in inputs if spec.name not in constants), outputs=tuple(outputs)
-        )
+        return Signature(inputs=tuple(spec for spec in inputs if spec.name not in constants), outputs=tuple(outputs))
 
     def value(self, span: Span) -> TensorSpec:
         """A `ValueInfoProto`."""
@@ -174,9 +170,7 @@ class _Reader:
             if (number, wire) == (TENSOR_ELEMENT, VARINT):
                 dtype = DTYPES.get(start, "?")
             elif (number, wire) == (TENSOR_SHAPE, BYTES):
-                shape = tuple(
-                    self.axis((a, b)) for n, w, a, b in self.each((start, stop)) if (n, w) == (1, BYTES)
-                )
+                shape = tuple(self.axis((a, b)) for n, w, a, b in self.each((start, stop)) if (n, w) == (1, BYTES))
         return dtype, shape
 
     def axis(self, span: Span) -> int:

@@ -69,9 +69,7 @@ class FolderRepository:
         Raises:
             ModelNotFound: there is no such model.
         """
-        return sorted(
-            int(p.name) for p in self._folder(name).iterdir() if NUMBER.fullmatch(p.name) and p.is_dir()
-        )
+        return sorted(int(p.name) for p in self._folder(name).iterdir() if NUMBER.fullmatch(p.name) and p.is_dir())
 
     def aliases(self, name: str) -> dict[str, int]:
         """Aliases of a model.
@@ -203,14 +201,11 @@ def _check_promise(folder: Path, manifest: Manifest, content: OnnxFile) -> None:
     """The model pulls in only files under digest, and has the signature that was declared."""
     unlisted = sorted(location for location in content.external if str(Path(location)) not in manifest.files)
     if unlisted:
-        raise ModelCorrupt(
-            f"{folder / MANIFEST} lists no sha256 of {', '.join(unlisted)}, which the model loads"
-        )
+        raise ModelCorrupt(f"{folder / MANIFEST} lists no sha256 of {', '.join(unlisted)}, which the model loads")
     declared = manifest.signature()
     if declared is not None and declared != content.signature:
         raise ModelCorrupt(
-            f"{folder / MANIFEST} declares {_described(declared)}, but {MODEL_FILE} has"
-            f" {_described(content.signature)}"
+            f"{folder / MANIFEST} declares {_described(declared)}, but {MODEL_FILE} has {_described(content.signature)}"
         )
 
 

@@ -111,9 +111,7 @@ def counters(name: str, help_text: str, labels: Mapping[str, tuple[str, ...]]) -
 
     def make(spec: Declaration, base: dict[str, str]) -> tuple[Collector, Children]:
         parent = Counter(spec.family, spec.help, [*base, *spec.labels], registry=None)
-        return parent, {
-            values: parent.labels(*base.values(), *values) for values in product(*spec.labels.values())
-        }
+        return parent, {values: parent.labels(*base.values(), *values) for values in product(*spec.labels.values())}
 
     return Declared(_spec(name, "counter", help_text, labels), make)
 

@@ -86,9 +86,7 @@ class ObservabilityServer:
     def open(self) -> None:
         """Listen and serve. Raises: StreamServeError when the address cannot be had."""
         if self._wanted > 65535:
-            raise StreamServeError(
-                f"http.port plus the slot's index is {self._wanted}: choose a lower http.port"
-            )
+            raise StreamServeError(f"http.port plus the slot's index is {self._wanted}: choose a lower http.port")
         try:
             self._server = _Server((self._host, self._wanted), self._routes, self._log, self._timeout_s)
         except OSError as cause:
@@ -228,9 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.path.partition("?")[0]
         headers = self.headers
-        self._send(
-            self.server.routes.answer(path, headers.get("Accept", ""), headers.get("Accept-Encoding", ""))
-        )
+        self._send(self.server.routes.answer(path, headers.get("Accept", ""), headers.get("Accept-Encoding", "")))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Errors of the parser, in the protocol's form."""

@@ -52,7 +52,7 @@ class WorkerMetrics:
         pipeline, model, version: values of the labels that every series has.
     """
 
-    records_consumed = counter("records_consumed_total", "Records taken from the input topics.")
+    records_consumed = counter("records_consumed_total", "Input records committed: predicted or rejected.")
     predictions = counter("predictions_total", "Predictions committed to the output topic.")
     records_rejected = counters(
         "records_rejected_total",
@@ -64,12 +64,8 @@ class WorkerMetrics:
         "batch_close_total", "Batches by what ended their growth.", {"reason": get_args(CloseReason)}
     )
     commits = counters("commits_total", "Commits by how they ended.", {"outcome": get_args(CommitOutcome)})
-    producer_recycles = counter(
-        "producer_recycles_total", "Producers replaced by a new client of the same id."
-    )
-    rebalances = counters(
-        "rebalances_total", "Changes of the assignment by kind.", {"kind": get_args(RebalanceKind)}
-    )
+    producer_recycles = counter("producer_recycles_total", "Producers replaced by a new client of the same id.")
+    rebalances = counters("rebalances_total", "Changes of the assignment by kind.", {"kind": get_args(RebalanceKind)})
     cache_writes = counter("cache_writes_total", "Entries written to the cache.")
     cache_skipped = counter("cache_skipped_total", "Entries not written because the cache had newer ones.")
     cache_errors = counter("cache_errors_total", "Writes to the cache that failed.")
@@ -94,9 +90,7 @@ class WorkerMetrics:
     consumer_lag = series(
         "consumer_lag_records", "Records behind the end of a partition owned now.", ("topic", "partition")
     )
-    consumer_lag_seconds = gauge(
-        "consumer_lag_seconds", "Age of the oldest record not committed yet.", unknown=True
-    )
+    consumer_lag_seconds = gauge("consumer_lag_seconds", "Age of the oldest record not committed yet.", unknown=True)
     assigned_partitions = gauge("assigned_partitions", "Partitions owned now.")
     paused = gauge("paused", "1 while fetching is paused because the queue is full, else 0.")
     inflight_batches = gauge("inflight_batches", "Batches polled and not committed.")
@@ -109,9 +103,7 @@ class WorkerMetrics:
         ("sha256", "provider", "role"),
     )
     build_info = series("build_info", "1 for the streamserve and Python in use.", ("streamserve", "python"))
-    gpu_memory_used_bytes = gauge(
-        "gpu_memory_used_bytes", "Device memory in use; absent without a GPU.", unknown=True
-    )
+    gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "Device memory in use; absent without a GPU.", unknown=True)
 
     def __init__(self, registry: CollectorRegistry, *, pipeline: str, model: str, version: str) -> None:
         base = dict(zip(BASE_LABELS, (pipeline, model, version), strict=True))

@@ -18,7 +18,7 @@ labels {base}; no label ever holds a key, an id or a message, so the number of s
 does not grow with traffic.
 A gauge whose value is not known yet is absent.
 
-Law, whenever nothing is in flight: `streamserve_records_consumed_total` = `streamserve_predictions_total` +
+Law: `streamserve_records_consumed_total` = `streamserve_predictions_total` +
 the sum of `streamserve_records_rejected_total`.
 """
 

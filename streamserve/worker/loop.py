@@ -226,7 +226,6 @@ class Worker:
     def _fetch(self, max_records: int, timeout_s: float) -> None:
         records = self._source.poll(max_records, timeout_s)
         if records is not None:
-            self._metrics.records_consumed.inc(len(records))
             self._mailbox.put(records)
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
@@ -374,6 +373,7 @@ class Worker:
             self._quarantine.forget(batch.positions)
             if self._cache is not None and batch.cache is not None:
                 self._cache.offer(batch.cache)
+            metrics.records_consumed.inc(batch.consumed)
             metrics.predictions.inc(batch.predicted)
             for reject in batch.rejects:
                 metrics.rejected(reject.stage, reject.reason)

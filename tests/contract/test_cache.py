@@ -75,9 +75,7 @@ def test_offsets_beyond_2_to_the_53_are_told_apart(cache):
 
 
 def test_any_bytes_are_a_key_and_a_document(cache):
-    rows = [
-        (key, 1, b"\x00\r\n" + key) for key in (b"", b" ", b"\x00", b"{a}", b"x" * 5000, b"#a", "é".encode())
-    ]
+    rows = [(key, 1, b"\x00\r\n" + key) for key in (b"", b" ", b"\x00", b"{a}", b"x" * 5000, b"#a", "é".encode())]
     assert cache.write(batch(*rows)) == len(rows)
     assert cache.read([row[0] for row in rows]) == [row[2] for row in rows]
 

@@ -49,8 +49,8 @@ class Pipeline:
     def settings(self):
         return load(self.file).settings
 
-    def dead_letters(self, rejects: list[tuple[str, str]], *, headers=(), topic: str = "", partitions: int = 3) -> None:
-        """One dead letter per (reason, detail), one transaction each, so that markers lie between them."""
+    def dead_letters(self, rejects: list[tuple[str, ...]], *, headers=(), topic: str = "", partitions: int = 3) -> None:
+        """One dead letter per (reason, detail[, feature]), one transaction each, so that markers lie between them."""
         n = len(rejects)
         records = RecordBatch(
             topic=[topic or self.events] * n,
@@ -58,7 +58,7 @@ class Pipeline:
             offset=list(range(n)),
             timestamp_ms=[int(time.time() * 1000)] * n,
             key=[b"k%d" % i for i in range(n)],
-            value=[b'{"n":%d}' % i if reason != "too_large" else b"x" * 5000 for i, (reason, _) in enumerate(rejects)],
+            value=[b'{"n":%d}' % i if reason != "too_large" else b"x" * 5000 for i, (reason, *_) in enumerate(rejects)],
             headers=lambda: [list(headers)] * n,
         )
         encoder = DeadLetterEncoder(self.dead, self.name, 2000, lambda: ModelIdentity(name="m", version="1"))
@@ -238,7 +238,11 @@ def test_produce_from_a_pipe_ends_well_on_ctrl_c(pipeline):
     assert json.loads(out)["sent"] == 1
 
 
-REJECTS = [("out_of_range", "distance = 9 is above 6"), ("decode", "not JSON"), ("too_large", "5000 bytes")] * 2
+REJECTS = [
+    ("out_of_range", "distance = 9 is above 6", "distance"),
+    ("decode", "not JSON"),
+    ("too_large", "5000 bytes"),
+] * 2
 
 
 def test_ls_counts_by_reason_stage_and_feature(pipeline, run):

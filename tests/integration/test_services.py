@@ -40,9 +40,7 @@ def test_what_is_produced_is_read_back_in_order(kafka):
     assert places[:4] == [(0, 0), (1, 0), (2, 0), (0, 1)]
     found = read_all(kafka.bootstrap, topic)
     for partition in range(3):
-        assert values(m for m in found if m.partition() == partition) == [
-            b"%d" % i for i in range(partition, 300, 3)
-        ]
+        assert values(m for m in found if m.partition() == partition) == [b"%d" % i for i in range(partition, 300, 3)]
 
 
 def test_aborted_records_are_hidden_from_read_committed(kafka):
@@ -212,9 +210,7 @@ def test_a_machine_without_redis_says_what_to_install(monkeypatch):
 
 def test_the_embedded_kafka_has_the_wanted_partitions_and_keeps_records(embedded_kafka):
     embedded_kafka.create_topic("events", partitions=7)
-    places = produce(
-        embedded_kafka.bootstrap, "events", [{"value": b"%d" % i, "partition": i} for i in range(7)]
-    )
+    places = produce(embedded_kafka.bootstrap, "events", [{"value": b"%d" % i, "partition": i} for i in range(7)])
     assert places == [(partition, 0) for partition in range(7)]
     assert sorted(values(read_all(embedded_kafka.bootstrap, "events"))) == [b"%d" % i for i in range(7)]
     with pytest.raises(BrokerUnavailable, match="TOPIC_ALREADY_EXISTS"):

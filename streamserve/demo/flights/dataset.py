@@ -137,9 +137,7 @@ class Flights:
     def flight_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The ids, such as `AA11-2013-07-04-JFK`: flight number, day of the schedule, airport."""
         part = slice(start, stop)
-        rows = zip(
-            self._text("flight", part), self._text("date", part), self._text("origin", part), strict=True
-        )
+        rows = zip(self._text("flight", part), self._text("date", part), self._text("origin", part), strict=True)
         return [f"{key}-{date}-{origin}" for key, date, origin in rows]
 
     def event_time_ms(self, start: int = 0, stop: int | None = None) -> I64:
@@ -191,9 +189,7 @@ def bad_events() -> list[BadEvent]:
     good = next(Flights.load().events(_GOOD, _GOOD + 1))
 
     def changed(**fields: object) -> bytes:
-        return msgspec.json.encode(
-            {name: value for name, value in {**good, **fields}.items() if value is not None}
-        )
+        return msgspec.json.encode({name: value for name, value in {**good, **fields}.items() if value is not None})
 
     literal = changed(temp="@").replace(b'"@"', b"NaN")
     infinite = changed(dep_delay="@").replace(b'"@"', b"1e999")
@@ -202,9 +198,7 @@ def bad_events() -> list[BadEvent]:
         BadEvent(key, msgspec.json.encode(good)[:120], "decode", "cut off in the middle"),
         BadEvent(key, b"\xff\xfe departure", "decode", "no JSON at all"),
         BadEvent(key, changed(distance="1069 miles"), "schema", "a number sent as text"),
-        BadEvent(
-            b"ZZ1", changed(carrier="ZZ", flight="ZZ1"), "schema", "a carrier that the model has never seen"
-        ),
+        BadEvent(b"ZZ1", changed(carrier="ZZ", flight="ZZ1"), "schema", "a carrier that the model has never seen"),
         BadEvent(key, changed(dep_delay=None), "missing_feature", "the departure delay is absent"),
         BadEvent(key, changed(distance=106_900), "out_of_range", "farther than once around the Earth"),
         BadEvent(key, changed(wind_speed=1048.36058), "out_of_range", "a real fault of Newark's sensor"),
@@ -227,7 +221,5 @@ def _hourly(
     """The measurement at the airport in the hour of the scheduled departure, known when the flight leaves."""
     codes = arrays[f"weather_{name}"][airport, hour]
     values: F64 = np.append(arrays[f"weather_{name}_values"].astype(np.float64), np.nan)
-    hourly: F64 = values.take(
-        codes, mode="clip"
-    )  # a missing value has a code beyond the table: the NaN at its end
+    hourly: F64 = values.take(codes, mode="clip")  # a missing value has a code beyond the table: the NaN at its end
     return hourly

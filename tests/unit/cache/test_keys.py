@@ -25,9 +25,7 @@ def test_a_plain_entity_key_stays_as_it_is():
 def test_unusual_bytes_long_keys_and_a_leading_hash_sign_are_hashed():
     strange = [b"a b", b"{tag}", b"\x00", "é".encode(), b"x" * 201, b"#" + b"0" * 64, b"\n"]
     names = LAYOUT.names(strange)
-    assert all(
-        name.startswith(b"pred:flights:#") and len(name) == len(b"pred:flights:#") + 64 for name in names
-    )
+    assert all(name.startswith(b"pred:flights:#") and len(name) == len(b"pred:flights:#") + 64 for name in names)
     assert len(set(names)) == len(strange)
     assert LAYOUT.names([b"x" * 200, b"", b"a#b"]) == [
         b"pred:flights:" + b"x" * 200,

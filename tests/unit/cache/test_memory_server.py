@@ -75,9 +75,7 @@ def test_what_it_does_not_know_is_a_proper_error(client):
     [b"*1000000000\r\n", b"*1\r\n$99999999999\r\n", b"*x\r\n", b"*1\r\n+PING\r\n", b"\xff" * 100_000],
 )
 def test_noise_ends_its_own_connection_only(server, noise):
-    with socket.create_connection(
-        ("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])), timeout=5
-    ) as raw:
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])), timeout=5) as raw:
         raw.sendall(noise)
         raw.shutdown(socket.SHUT_WR)
         while raw.recv(4096):

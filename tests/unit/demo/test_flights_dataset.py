@@ -77,9 +77,7 @@ def test_the_instant_is_the_local_clock_with_its_daylight_saving(flights, flight
 @pytest.mark.parametrize("day", [(3, 9), (3, 10), (3, 11), (11, 2), (11, 3), (11, 4)])
 def test_schedules_keep_their_local_minute_when_the_clocks_change(flights, day):
     month, day_of_month = day
-    on_day = (flights.numbers("month") == month) & (
-        flights.columns["date"] == _day_of_year(month, day_of_month)
-    )
+    on_day = (flights.numbers("month") == month) & (flights.columns["date"] == _day_of_year(month, day_of_month))
     rows = np.flatnonzero(on_day)[::50]
     assert len(rows) > 5
     for row in rows.tolist():
@@ -102,8 +100,7 @@ def test_records_are_the_events_under_their_flight_number(flights):
     records = flights.encoded(500, 600)
     assert [json.loads(value) for _, value in records] == list(flights.events(500, 600))
     assert all(
-        key.decode() == event["flight"]
-        for (key, _), event in zip(records, flights.events(500, 600), strict=True)
+        key.decode() == event["flight"] for (key, _), event in zip(records, flights.events(500, 600), strict=True)
     )
 
 

@@ -79,9 +79,7 @@ def test_signature(pipeline):
         ("numeric", (-1, 12)),
         ("categorical", (-1, 2)),
     ]
-    assert [(spec.name, spec.dtype, spec.shape) for spec in signature.outputs] == [
-        ("probability", "float32", (-1,))
-    ]
+    assert [(spec.name, spec.dtype, spec.shape) for spec in signature.outputs] == [("probability", "float32", (-1,))]
 
 
 def test_256_events_get_finite_probabilities(pipeline, flights):
@@ -103,9 +101,7 @@ def test_it_is_as_good_on_later_months_as_its_card_says(pipeline, flights):
     assert not rejects
     claimed = YAML(typ="safe").load((MODEL / "model.yaml").read_text())["metrics"]["test_auc"]
     assert claimed > 0.9
-    assert auc(late, probability) == pytest.approx(
-        claimed, abs=0.01
-    )  # four standard errors of 20,000 flights
+    assert auc(late, probability) == pytest.approx(claimed, abs=0.01)  # four standard errors of 20,000 flights
     assert ((probability >= 0.5) == late).mean() > 0.89
 
 
@@ -127,9 +123,7 @@ def test_every_departure_of_the_year_is_accepted(pipeline, flights):
 def test_bad_events_are_refused_for_the_reason_they_give(pipeline):
     bad = bad_events()
     _, rejects = pipeline.run([(event.key, event.value) for event in bad])
-    assert {reject.row: reject.reason for reject in rejects} == {
-        row: event.reason for row, event in enumerate(bad)
-    }
+    assert {reject.row: reject.reason for reject in rejects} == {row: event.reason for row, event in enumerate(bad)}
 
 
 def test_defaults_are_the_medians_of_the_training_months(settings, flights):

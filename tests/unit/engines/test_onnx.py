@@ -137,9 +137,7 @@ def test_cuda_asked_for_and_not_there_is_an_error_that_says_how_to_mend_it(load,
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ContractError, match=r"streamserve\[gpu\].*engine.allow_cpu_fallback"):
         load(models.mlp(), EngineSettings(device="cuda"))
-    assert load(models.mlp(), EngineSettings(device="cuda", allow_cpu_fallback=True)).provider.startswith(
-        "CPU"
-    )
+    assert load(models.mlp(), EngineSettings(device="cuda", allow_cpu_fallback=True)).provider.startswith("CPU")
 
 
 def test_without_the_runtime_the_message_is_the_pip_command(load, monkeypatch):

@@ -97,6 +97,4 @@ def test_a_series_that_left_is_gone():
     registry.register(gauge)
     gauge.replace({("t", 0): 5, ("t", 1): 7})
     gauge.replace({("t", 1): 8})
-    assert generate_latest(registry).decode().splitlines()[2:] == [
-        'lag{partition="1",pipeline="p",topic="t"} 8.0'
-    ]
+    assert generate_latest(registry).decode().splitlines()[2:] == ['lag{partition="1",pipeline="p",topic="t"} 8.0']

@@ -292,9 +292,7 @@ def test_close_does_not_wait_for_clients(world):
 
 
 def test_a_busy_port_is_named_with_the_remedy(world):
-    with pytest.raises(
-        StreamServeError, match=rf"port {world.server.port} on 127\.0\.0\.1 is in use.*http\.port"
-    ):
+    with pytest.raises(StreamServeError, match=rf"port {world.server.port} on 127\.0\.0\.1 is in use.*http\.port"):
         server(world.server.port).open()
 
 

@@ -67,9 +67,7 @@ def test_secrets_are_masked_by_name_at_any_depth(name):
 
 def test_passwords_in_addresses_are_masked_even_where_the_value_is_cut():
     log, stream = make()
-    log.info(
-        "x", url="redis://user:hunter2@host:6379/0", long="y" * (MAX_VALUE_CHARS - 12) + "a://b:hunter2@c"
-    )
+    log.info("x", url="redis://user:hunter2@host:6379/0", long="y" * (MAX_VALUE_CHARS - 12) + "a://b:hunter2@c")
     log.error("x", error=ValueError("cannot reach rediss://:hunter2@host"))
     assert "hunter2" not in stream.getvalue()
     assert "redis://user:***@host:6379/0" in stream.getvalue()

@@ -159,9 +159,7 @@ def test_buckets_are_the_contracts(registry, metrics):
     assert list(STAGE_BUCKETS) == [float(bound) for bound in contract.split()]
     assert (LATENCY_BUCKETS[0], LATENCY_BUCKETS[-1]) == (0.001, 300)
     for name in HISTOGRAMS - {"batch_size", "event_latency_seconds"}:
-        bounds = {
-            s.labels["le"] for s in families(registry)[f"streamserve_{name}"].samples if "le" in s.labels
-        }
+        bounds = {s.labels["le"] for s in families(registry)[f"streamserve_{name}"].samples if "le" in s.labels}
         assert {float(bound) for bound in bounds} == {*STAGE_BUCKETS, float("inf")}
 
 

@@ -134,9 +134,7 @@ def test_a_damaged_quarantine_is_ignored_and_replaced(tmp_path, caplog):
 
 def test_a_batch_that_crashed_becomes_suspects(tmp_path):
     abandon(tmp_path, "a", BATCH, [0, 1])
-    suspicion = Quarantine.load(tmp_path, "a", SEGV).split(
-        records(("t", 0, 4), ("t", 0, 7), ("u", 0, 7), ("t", 1, 8))
-    )
+    suspicion = Quarantine.load(tmp_path, "a", SEGV).split(records(("t", 0, 4), ("t", 0, 7), ("u", 0, 7), ("t", 1, 8)))
     assert (suspicion.alone, dict(suspicion.never)) == ({1, 3}, {})
 
 

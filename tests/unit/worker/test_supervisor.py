@@ -46,9 +46,7 @@ class Run:
             time.sleep(0.01)
 
     def wait_for_lives(self, *counts):
-        self.wait_for(
-            lambda: all(len(self.lives(i)) >= count for i, count in enumerate(counts)), f"lives {counts}"
-        )
+        self.wait_for(lambda: all(len(self.lives(i)) >= count for i, count in enumerate(counts)), f"lives {counts}")
 
     def pids(self):
         return [int(life[0]) for i in range(4) for life in self.lives(i)]
@@ -95,9 +93,9 @@ def test_the_first_signal_drains_every_slot_and_ends_with_0(start, number):
     run.send(number)
     assert run.code() == 0
     assert all((run.folder / f"{i}.drained").exists() for i in range(3))
-    assert [life[0][1:] for life in map(run.lives, range(3))] == [
-        [f"test-{i}", "-", "-"] for i in range(3)
-    ], "names are stable, and a first life is told of no last one"
+    assert [life[0][1:] for life in map(run.lives, range(3))] == [[f"test-{i}", "-", "-"] for i in range(3)], (
+        "names are stable, and a first life is told of no last one"
+    )
     assert [line["exit"] for line in run.named("slot_ended")] == ["exit 0"] * 3
 
 

@@ -1,0 +1,88 @@
+"""Where partitions start on a real broker: what the port's contract leaves to Kafka."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamserve.batch import OutboundBatch
+from streamserve.clock import SystemClock
+from streamserve.errors import SourceError
+from streamserve.kafka.clients import producer_properties
+from streamserve.kafka.transactional import TransactionalSink
+from streamserve.telemetry.logs import Log
+from streamserve.testing import memory_settings
+from tests.contract.test_source import OnKafka
+from tests.services import create_topic, read_all, unique
+
+
+@pytest.fixture(params=["classic", "consumer"])
+def rig(request, kafka):
+    built = OnKafka(kafka.bootstrap, request.param)
+    yield built
+    built.close()
+
+
+def settled_at_the_end(rig):
+    member = rig.member(start="end").open()
+    member.poll_until(lambda: len(member.events("partition_start")) == 1)
+    return member
+
+
+def test_a_restart_before_the_first_record_does_not_look_for_the_end_again(rig):
+    rig.create(1)
+    rig.produce({}, {})
+    settled_at_the_end(rig).source.close()
+    rig.members.clear()
+    rig.produce({}, {})
+    assert rig.member(start="end").open().poll(2) == [(0, 2), (0, 3)]
+
+
+def test_a_partition_that_joins_later_is_read_from_its_beginning_whatever_the_start(rig):
+    rig.create(1)
+    rig.produce({})
+    member = settled_at_the_end(rig)
+    rig.add_partitions(2)
+    rig.produce({"partition": 1}, {"partition": 1})
+    assert member.poll(2) == [(1, 0), (1, 1)]
+
+
+def test_a_committed_offset_beyond_the_end_stops_the_worker(rig):
+    rig.create(1)
+    rig.produce({}, {}, {})
+    member = rig.member().open()
+    member.poll(3)
+    tp = next(iter(member.assignment.epochs))
+    member.source.commit({tp: 50})
+    member.source.close()
+    rig.members.clear()
+    with pytest.raises(SourceError, match=r"committed offset 50 lies beyond the end 3.*reset-offsets") as caught:
+        rig.member().open().poll(1)
+    assert not caught.value.retryable
+
+
+def test_batches_stay_below_the_smallest_limit_of_the_output_topics(kafka):
+    topic = unique("small")
+    create_topic(kafka.bootstrap, topic, 1, {"max.message.bytes": "20000"})
+    settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": kafka.bootstrap})
+    sink = TransactionalSink(
+        lambda name: producer_properties(settings, transactional_id=name, max_batch_bytes=20000 - 512),
+        [unique("small-batches")],
+        SystemClock(),
+        Log.open(),
+    )
+    sink.open()
+    transaction = sink.begin(5)
+    n = 500
+    transaction.add(
+        OutboundBatch(
+            topic=topic,
+            row=list(range(n)),
+            partition=[0] * n,
+            key=[None] * n,
+            value=[bytes(1000)] * n,
+        )
+    )
+    transaction.flush()
+    transaction.commit({}, None)
+    sink.close()
+    assert len(read_all(kafka.bootstrap, topic)) == n
