@@ -8,7 +8,7 @@ from streamserve.demo.local_redis import LocalRedis
 from tests.faults.oracle import Verdict
 from tests.faults.scene import Scale, made, scene
 
-SETTLE_S = 2.0
+SETTLE_S = 5.0
 
 
 def outages(bootstrap: str, scale: Scale) -> Verdict:

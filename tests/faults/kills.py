@@ -12,7 +12,16 @@ from tests.faults.oracle import Verdict
 from tests.faults.processes import SlotProcess
 from tests.faults.scene import Scale, Scene, classic, made, scene
 
-PLACES = ("random", "after_flush", "after_send_offsets", "after_produce", "after_end_before_cache", "random")
+PLACES = (
+    "after_flush",
+    "after_send_offsets",
+    "after_produce",
+    "after_flush",
+    "after_send_offsets",
+    "random",
+    "after_end_before_cache",
+)
+"""Where lives end, drawn with equal chance: mostly inside a transaction."""
 IMPORT_S = 0.3
 """From the start of a process to that of its failpoints' clock."""
 
@@ -85,7 +94,7 @@ class Deaths:
         stage = self._stage
         stage.sleep_until(moment_s)
         place = self._armed.pop(victim, "random")
-        if place == "random" or not victim.ended(2.0):
+        if place == "random" or not victim.ended(4.0):
             place = "random"
         victim.kill()
         time.sleep(0.3)  # what the dead had sent is now in the broker's log
