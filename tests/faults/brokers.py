@@ -15,6 +15,7 @@ from tests.faults.rebalances import longest_pause_s
 from tests.faults.scene import Scale, classic, made, scene
 
 PAUSE_S = 5.0
+KINDS = [("pause", "transactions"), ("kill", "group"), ("pause", "group"), ("kill", "transactions")]
 INTERNAL = {"transactions": "__transaction_state", "group": "__consumer_offsets"}
 
 
@@ -42,7 +43,7 @@ def whole(cluster: LocalKafka) -> bool:
 def coordinators(cluster: LocalKafka, redis_url: str | None, scale: Scale) -> Verdict:
     """Pause and kill, in turns, the leader of one of our transaction log partitions and that of our group.
 
-    `scale.faults` of each of the four kinds. The next fault waits until the cluster is whole.
+    `scale.faults` in all. The next fault waits until the cluster is whole.
     """
     done: Counter[str] = Counter()
     with (
@@ -50,9 +51,8 @@ def coordinators(cluster: LocalKafka, redis_url: str | None, scale: Scale) -> Ve
         scene(target, scale.rate) as stage,
     ):
         stage.sleep_until(3)
-        for number in range(scale.faults * 4):
-            what = ("transactions", "group")[number % 2]
-            how = ("pause", "kill")[number // 2 % 2]
+        for number in range(scale.faults):
+            how, what = KINDS[number % len(KINDS)]
             name = f"{target.name}.{stage.slots[number % 2].name}.{number % 3}"
             broker = leader(cluster, INTERNAL[what], target.name if what == "group" else name)
             _strike(broker, how)

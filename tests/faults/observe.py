@@ -167,13 +167,19 @@ class TransactionWatch(Watch):
         return [name for name, state in states.items() if name.startswith(slot_prefix) and state.status == ONGOING]
 
 
-def end_offsets(bootstrap: str, topic: str, partitions: int) -> dict[int, int]:
-    """The end of each partition."""
-    consumer = watcher(bootstrap)
+def end_offsets(bootstrap: str, topic: str, partitions: int, isolation: str = "read_committed") -> dict[int, int]:
+    """The end of each partition; the last stable offset for `read_committed`."""
+    consumer = watcher(bootstrap, isolation=isolation)
     try:
         return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=30)[1] for p in range(partitions)}
     finally:
         consumer.close()
+
+
+def nothing_open(bootstrap: str, topic: str, partitions: int) -> bool:
+    """Whether no open transaction holds back readers of the topic."""
+    stable = end_offsets(bootstrap, topic, partitions)
+    return stable == end_offsets(bootstrap, topic, partitions, "read_uncommitted")
 
 
 def read_topic(

@@ -16,7 +16,7 @@ import redis
 from confluent_kafka import Message
 
 from streamserve.cache.keys import offset_version
-from tests.faults.observe import LiveReader, OffsetWatch, read_topic, wait_for
+from tests.faults.observe import LiveReader, OffsetWatch, nothing_open, read_topic, wait_for
 from tests.faults.workload import PARTITIONS, Pipeline
 
 Place = tuple[int, int]
@@ -215,7 +215,13 @@ def conclude(
     *,
     id_of: Callable[[bytes], str] = json_id,
 ) -> tuple[Verdict, Evidence]:
-    """Read everything and judge. The workers have worked off their input; they may still run."""
+    """Read everything and judge. The workers have worked off their input; they may still run.
+
+    What a dead slot left open is waited for first: it holds back every committed reader until it expires.
+    """
+    for topic in (target.predictions, target.dead_letters):
+        if not wait_for(lambda topic=topic: nothing_open(target.bootstrap, topic, PARTITIONS), 60, 0.5):  # type: ignore[misc]
+            raise AssertionError(f"a transaction in {topic} is still open after 60 s")
     evidence = Evidence.read(target, id_of)
     wait_for(lambda: live.count >= len(evidence.predictions), 30)
     verdict = evidence.judge()

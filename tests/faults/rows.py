@@ -79,6 +79,9 @@ def _few_aborts(notes: dict[str, object]) -> bool:
     return int(str(notes["aborts_in_a_row"])) <= 3
 
 
+A_SHORT = Scale(seconds=14, rate=1000, faults=4, session_ms=2000)
+
+
 def _kills_row(name: str, title: str, **how: object) -> Row:
     wanted = (("fewer than 15 kills met an open transaction", _open_share),) if not how else ()
     return Row(
@@ -86,7 +89,7 @@ def _kills_row(name: str, title: str, **how: object) -> Row:
         title=title,
         run=lambda services, scale: kills.kills(services.kafka().bootstrap, services.redis_url(), scale, **how),  # type: ignore[arg-type]
         full=Scale(seconds=100, rate=2000, faults=20),
-        short=Scale(seconds=14, rate=1000, faults=4, session_ms=2000),
+        short=Scale(seconds=8, rate=1000, faults=2, session_ms=2000) if how else A_SHORT,
         at_least_once=how.get("guarantee") == "at_least_once",
         also=_unless(*wanted),
     )
@@ -126,8 +129,8 @@ ROWS = [
         name="C",
         title="leaders of the transaction log and of the group's offsets paused 5 s and killed, three brokers",
         run=lambda services, scale: brokers.coordinators(services.kafka3(), services.redis_url(), scale),
-        full=Scale(seconds=0, rate=2000, faults=5, session_ms=10_000),
-        short=Scale(seconds=0, rate=500, faults=1, session_ms=10_000),
+        full=Scale(seconds=0, rate=2000, faults=20, session_ms=10_000),
+        short=Scale(seconds=0, rate=500, faults=2, session_ms=10_000),
     ),
     Row(
         name="D",
@@ -145,7 +148,7 @@ ROWS = [
         title="Redis paused, then shut down and restarted empty",
         run=lambda services, scale: cache_outages.outages(services.kafka().bootstrap, scale),
         full=Scale(seconds=20, rate=5000, faults=0),
-        short=Scale(seconds=5, rate=500, faults=0),
+        short=Scale(seconds=3, rate=500, faults=0),
     ),
     Row(
         name="F",
