@@ -108,7 +108,7 @@ def scene(
 
 @contextlib.contextmanager
 def made(bootstrap: str, prefix: str, **settings: object) -> Iterator[Pipeline]:
-    """A pipeline in a folder of its own. The folder stays when the row fails."""
+    """A pipeline in a temporary folder of its own, which stays: its logs are the evidence."""
     folder = Path(tempfile.mkdtemp(prefix=f"streamserve-faults-{prefix}-"))
     yield pipeline(folder, bootstrap, prefix, **settings)
 
