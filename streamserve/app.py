@@ -238,10 +238,11 @@ def _orphans(note: Path, ids: Sequence[str]) -> list[str]:
         before = note.read_text(encoding="utf-8").split()
     except OSError:
         before = []
-    fresh = note.with_suffix(".new")
+    fresh = note.with_name(note.name + ".new")
     fresh.write_text("\n".join(ids), encoding="utf-8")
     fresh.replace(note)
-    return [name for name in before if name not in ids]
+    own = ids[0].removesuffix("0")
+    return [name for name in before if name not in ids and name.startswith(own)]
 
 
 def build_cache(

@@ -151,10 +151,6 @@ class RecordBatch:
 
     def rows(self, start: int, stop: int) -> RecordBatch:
         """The contiguous rows from `start` up to `stop`, as a batch of its own."""
-
-        def headers() -> list[Headers | None]:
-            return self.headers()[start:stop]
-
         part = slice(start, stop)
         return replace(
             self,
@@ -164,9 +160,27 @@ class RecordBatch:
             timestamp_ms=self.timestamp_ms[part],
             key=self.key[part],
             value=self.value[part],
-            headers=headers,
+            headers=_HeaderRows.of(self.headers, start, stop),
             positions=None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _HeaderRows:
+    """The header column of rows of a batch: always of the first batch, however often its rows were split."""
+
+    whole: Callable[[], list[Headers | None]]
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, headers: Callable[[], list[Headers | None]], start: int, stop: int) -> _HeaderRows:
+        if isinstance(headers, _HeaderRows):
+            return cls(headers.whole, headers.start + start, headers.start + stop)
+        return cls(headers, start, stop)
+
+    def __call__(self) -> list[Headers | None]:
+        return self.whole()[self.start : self.stop]
 
 
 Column = Tensor | list[str | None]

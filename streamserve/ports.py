@@ -86,11 +86,14 @@ class Source(Protocol):
         """Undo `pause`. Idempotent."""
         ...
 
-    def rewind(self, *, reread: bool) -> None:
+    def rewind(self, *, reread: bool) -> bool:
         """Give every owned partition a new epoch and go back to its last committed position.
 
         Args:
             reread: ask the group for the committed positions first, because the outcome of a commit is not known.
+
+        Returns:
+            Whether the group had more committed than was known here.
         """
         ...
 

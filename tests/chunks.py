@@ -35,6 +35,7 @@ def scored(records):
         records=records,
         positions=records.next_positions(),
         outbound=(outbound,),
+        consumed=len(records),
         predicted=len(records),
         rejects=[],
         cache=None,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_STORED,
     Consumer,
     KafkaError,
     KafkaException,
@@ -132,13 +133,13 @@ class KafkaSource:
             self._paused.clear()
             self._consumer.resume(owned)
 
-    def rewind(self, *, reread: bool) -> None:
+    def rewind(self, *, reread: bool) -> bool:
         self.resume()
-        positions = self._assignment.rewind()
+        positions = before = self._assignment.rewind()
         if reread and positions:
             asked = [ClientPartition(*tp) for tp in positions]
             try:
-                answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S * 3)
+                answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S)
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
             known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
@@ -147,6 +148,7 @@ class KafkaSource:
             positions = self._assignment.positions()
         for tp, position in positions.items():
             self._seek(tp, position)
+        return positions != before
 
     def commit(self, positions: Positions) -> None:
         owned = self._assignment.epochs
@@ -176,6 +178,7 @@ class KafkaSource:
         offset: list[int] = list(map(_OFFSET, messages))
         places = list(zip(topic, partition, strict=True))
         positions = {TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()}
+        self._refused = 0
         fresh = [tp for tp in positions if self._assignment.position(tp) is None]
         first = {tp: offset[places.index(tp)] for tp in fresh}
         self._assignment.delivered(first, positions)
@@ -201,16 +204,16 @@ class KafkaSource:
         """After a rebalance inside `consume`: what was taken before it may belong to nobody, or to a new epoch."""
         now = self._assignment.epochs
         kept = []
-        returned: dict[TopicPartition, int] = {}
+        returned: set[TopicPartition] = set()
         for message in messages:
             tp = TopicPartition(message.topic(), message.partition())
             if tp in now and now[tp] == before.get(tp, now[tp]):
                 kept.append(message)
             elif tp in now:
-                returned.setdefault(tp, message.offset())
-        for tp, offset in returned.items():
-            self._log.info("partition_returned", topic=tp.topic, partition=tp.partition, offset=offset)
-            self._restart_at(tp, offset)
+                returned.add(tp)
+        for tp in returned:  # what was in flight of it is stale as well: only the group knows where to go on
+            self._log.info("partition_returned", topic=tp.topic, partition=tp.partition)
+            self._restart_at(tp, OFFSET_STORED)
         return kept
 
     def _handled_error(self, message: Any) -> bool:
@@ -220,6 +223,8 @@ class KafkaSource:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             tp = TopicPartition(message.topic(), message.partition())
+            if tp not in self._assignment.epochs:
+                return True  # it left while its error was under way
             try:
                 self._start_partition(tp, message.offset())
             except KafkaException as exception:
@@ -262,7 +267,7 @@ class KafkaSource:
                     partition=tp.partition,
                     offset=asked,
                 )
-            start = low
+            start = max(low, asked)
             self._log.error(
                 "offset_out_of_range",
                 topic=tp.topic,
@@ -305,6 +310,7 @@ class KafkaSource:
 
     def _restart_at(self, tp: TopicPartition, offset: int) -> None:
         # A partition whose fetcher stopped for want of an offset cannot be sought (_STATE); reassigning starts it.
+        self._unpause([tp])
         self._consumer.incremental_unassign([ClientPartition(*tp)])
         self._consumer.incremental_assign([ClientPartition(*tp, offset)])
 
@@ -343,8 +349,16 @@ class KafkaSource:
             self._listener.on_lost(gone)
 
     def _leave(self, partitions: list[TopicPartition]) -> None:
+        self._unpause(partitions)
         self._assignment.leave(partitions)
-        self._paused -= set(partitions)
+
+    def _unpause(self, partitions: Sequence[TopicPartition]) -> None:
+        """Librdkafka remembers a pause beyond an unassign: a partition that came back would never be read again."""
+        paused = self._paused.intersection(partitions)
+        if paused:
+            self._paused -= paused
+            with contextlib.suppress(KafkaException):  # lost already
+                self._consumer.resume([ClientPartition(*tp) for tp in paused])
 
     def _check_topics(self) -> None:
         try:
@@ -397,12 +411,28 @@ class KafkaStatistics:
         for topic, description in statistics.get("topics", {}).items():
             for number, partition in description.get("partitions", {}).items():
                 tp = TopicPartition(topic, int(number))
-                end = partition.get("ls_offset", -1)
-                if tp in assignment.epochs and end >= 0:
-                    position = assignment.position(tp)
-                    lag[tp] = max(0, end - (partition["app_offset"] if position is None else position))
+                behind = _behind(tp, partition, assignment)
+                if behind is not None:
+                    lag[tp] = behind
         up = any(broker.get("state") == "UP" for broker in statistics.get("brokers", {}).values())
         return cls(brokers_up=up, lag=lag)
+
+
+def _behind(tp: TopicPartition, statistics: Mapping[str, Any], assignment: Assignment) -> int | None:
+    """Records behind the last stable offset, None where it is not known or the partition not ours.
+
+    Offsets that no record has (transaction markers) are no lag: who has fetched to the end and committed all that was
+    handed out is at the end.
+    """
+    end, fetched = statistics.get("ls_offset", -1), statistics.get("next_offset", -1)
+    if tp not in assignment.epochs or end < 0:
+        return None
+    position = assignment.position(tp)
+    if fetched >= end and not statistics.get("fetchq_cnt") and not assignment.in_flight([tp]):
+        return 0
+    if position is None:
+        return max(0, end - fetched) if fetched >= 0 else None
+    return max(0, int(end - position))
 
 
 def _ours(partitions: Sequence[ClientPartition]) -> list[TopicPartition]:

@@ -21,7 +21,7 @@ class Batcher:
         max_size: most records in a batch.
         max_bytes: most bytes of values in a batch (a single larger record still goes, alone).
         max_delay_s: how long the oldest record may wait for a full batch.
-        capacity: records held at which `full` says stop.
+        capacity: records held at which `full` says stop; so does the volume of as many full batches.
     """
 
     def __init__(self, *, max_size: int, max_bytes: int, max_delay_s: float, capacity: int) -> None:
@@ -29,8 +29,10 @@ class Batcher:
         self._max_bytes = max_bytes
         self._max_delay_s = max_delay_s
         self._capacity = capacity
+        self._capacity_bytes = max_bytes * max(1, capacity // max_size)
         self._chunks: deque[RecordBatch] = deque()
         self._records = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return self._records
@@ -38,23 +40,24 @@ class Batcher:
     @property
     def full(self) -> bool:
         """Whether no more should be added."""
-        return self._records >= self._capacity
+        return self._records >= self._capacity or self._bytes >= self._capacity_bytes
 
     def add(self, chunk: RecordBatch) -> None:
         """Append records."""
         self._chunks.append(chunk)
         self._records += len(chunk)
+        self._bytes += _volume(chunk.value)
 
     def clear(self) -> None:
         """Drop everything."""
         self._chunks.clear()
-        self._records = 0
+        self._records = self._bytes = 0
 
     def ready_in_s(self, now_s: float) -> float | None:
         """Seconds until a batch may be taken: 0 now, None while there is nothing."""
         if not self._records:
             return None
-        if self._max_delay_s <= 0 or self._records >= self._max_size:
+        if self._max_delay_s <= 0 or self._records >= self._max_size or self._bytes >= self._max_bytes:
             return 0.0
         return max(0.0, self._chunks[0].polled_s + self._max_delay_s - now_s)
 
@@ -78,18 +81,20 @@ class Batcher:
                 if fit:
                     taken.append(chunk.rows(0, fit))
                     size += fit
+                    volume += _volume(taken[-1].value)
                 break
             taken.append(self._chunks.popleft())
             size += fit
             volume += fit_bytes
         self._records -= size
+        self._bytes -= volume
         return RecordBatch.concat(taken), "size" if size == self._max_size else reason
 
     @staticmethod
     def _fit(chunk: RecordBatch, room: int, room_bytes: int) -> tuple[int, int]:
         """How many leading records of `chunk` fit, and their bytes."""
         values = chunk.value[:room]
-        volume = sum(map(len, filter(None, values)))
+        volume = _volume(values)
         if volume <= room_bytes:
             return len(values), volume
         volume = 0
@@ -98,3 +103,7 @@ class Batcher:
                 return count, volume
             volume += len(value or b"")
         return len(values), volume
+
+
+def _volume(values: list[bytes | None]) -> int:
+    return sum(map(len, filter(None, values)))

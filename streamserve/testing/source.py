@@ -88,7 +88,7 @@ class MemorySource:
     def resume(self) -> None:
         self.paused = False
 
-    def rewind(self, *, reread: bool) -> None:
+    def rewind(self, *, reread: bool) -> bool:
         with self.faults.around("rewind"):
             self._broker.check()
             self.resume()
@@ -96,7 +96,9 @@ class MemorySource:
             if reread:
                 known = {tp: at for tp, at in self._broker.offsets.items() if tp in positions}
                 self._assignment.committed(known, self._assignment.epochs)
-            self._positions.update(self._assignment.positions())
+            after = self._assignment.positions()
+            self._positions.update(after)
+            return after != positions
 
     def commit(self, positions: Positions) -> None:
         with self.faults.around("commit_offsets"):

@@ -12,8 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
 
 from streamserve.errors import SourceError
+
+T = TypeVar("T")
 
 
 class PollCalls:
@@ -21,15 +24,15 @@ class PollCalls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Callable[[], None], bool, Future[None]]] = deque()
+        self._waiting: deque[tuple[Callable[[], Any], bool, Future[Any]]] = deque()
 
-    def run(self, call: Callable[[], None], *, timeout_s: float, in_rebalance: bool = False) -> None:
+    def run(self, call: Callable[[], T], *, timeout_s: float, in_rebalance: bool = False) -> T:
         """Have the poll thread make `call`, and wait. Raises: what it raises; SourceError when it takes too long."""
-        future: Future[None] = Future()
+        future: Future[T] = Future()
         with self._lock:
             self._waiting.append((call, in_rebalance, future))
         try:
-            future.result(timeout_s)
+            return future.result(timeout_s)
         except FutureTimeout:
             future.cancel()
             raise SourceError(f"the poll thread did not answer within {timeout_s:.0f} s", retryable=True) from None
@@ -46,8 +49,6 @@ class PollCalls:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                call()
+                future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
-            else:
-                future.set_result(None)

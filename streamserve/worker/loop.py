@@ -48,8 +48,10 @@ REVOKE_TIMEOUT_S = 10.0
 COMMIT_WATCHDOG_S = 120.0
 """A commit that takes longer ends the process: `commit_transaction` itself must not have a timeout."""
 CALL_TIMEOUT_S = 60.0
-MAX_ABORTS = 10
+MAX_ABORTS = 20
 """So many aborts in a row without a commit end the process."""
+ABORT_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+"""Waits before the aborts of a row, the last one for all further: together longer than a hung member's session."""
 
 
 class Knowledge(Protocol):
@@ -63,6 +65,7 @@ class CacheQueue(Protocol):
     """The cache's side of a worker."""
 
     def offer(self, entries: CacheBatch) -> None: ...
+    def request_repair(self) -> None: ...
     def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
     def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
     def run(self) -> None: ...
@@ -206,22 +209,26 @@ class Worker:
     # -- poll ----------------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
-        while not self._draining.is_set():
-            self._health.tick()
-            self._calls.serve()
-            if self._mailbox.wait_room(FULL_WAIT_S):
-                self._source.resume()
-                self._metrics.paused.set(0)
-                self._fetch(self._max_poll, POLL_TIMEOUT_S)
-            else:
-                self._source.pause()
-                self._metrics.paused.set(1)
-                self._fetch(1, POLL_TIMEOUT_S)
-        self._mailbox.close()
-        while not self._finished.is_set():
-            self._calls.serve()
-            time.sleep(0.005)
-        self._source.close()
+        try:
+            while not self._draining.is_set():
+                self._health.tick()
+                self._calls.serve()
+                if self._mailbox.wait_room(FULL_WAIT_S):
+                    self._source.resume()
+                    self._metrics.paused.set(0)
+                    self._fetch(self._max_poll, POLL_TIMEOUT_S)
+                else:
+                    self._source.pause()
+                    self._metrics.paused.set(1)
+                    self._fetch(1, POLL_TIMEOUT_S)
+            self._mailbox.close()
+            while not self._finished.is_set():
+                self._calls.serve()
+                time.sleep(0.005)
+        except Exception as failure:
+            self.fail(failure)
+        finally:
+            self._source.close()  # in any case: a member that is gone without a word holds its partitions
 
     def _fetch(self, max_records: int, timeout_s: float) -> None:
         records = self._source.poll(max_records, timeout_s)
@@ -386,6 +393,7 @@ class Worker:
 
     def _start_over(self, error: StreamServeError) -> None:
         """Abort everything written or queued, rewind, go on."""
+        pause_s = ABORT_PAUSES_S[min(self._aborts, len(ABORT_PAUSES_S) - 1)]
         self._aborts += 1
         self._metrics.committed("aborted")
         self._log.warning("starting_over", error=str(error), aborts=self._aborts)
@@ -394,10 +402,13 @@ class Worker:
         self._assignment.interrupt()
         if not self._rotation.abort_and_wait(error, CALL_TIMEOUT_S):
             raise SinkError(f"the write thread did not come to rest within {CALL_TIMEOUT_S:.0f} s") from error
+        self._finished.wait(pause_s)
         while True:
             try:
                 self._sink.recover()
-                self._calls.run(lambda: self._source.rewind(reread=True), timeout_s=CALL_TIMEOUT_S)
+                moved = self._calls.run(lambda: self._source.rewind(reread=True), timeout_s=CALL_TIMEOUT_S)
+                if moved and self._cache is not None:
+                    self._cache.request_repair()  # a commit took effect whose success never reached us
                 break
             except StreamServeError as again:
                 if not again.retryable or self._finished.is_set():

@@ -60,6 +60,24 @@ def test_a_committed_offset_beyond_the_end_stops_the_worker(rig):
     assert not caught.value.retryable
 
 
+def test_a_partition_that_left_while_paused_is_read_when_it_comes_back(rig):
+    rig.create(2)
+    rig.produce(*({"partition": n % 2} for n in range(20)))
+    first = rig.member().open()
+    first.poll(20)
+    first.source.pause()
+    second = rig.member().open()
+    rig.share(first, second)
+    second.source.close()
+    rig.members.remove(second)
+    first.poll_until(lambda: len(first.assignment.epochs) == 2)
+    first.source.resume()
+    first.early.clear()
+    rig.produce(*({"partition": n % 2} for n in range(20)))
+    fresh = set()
+    first.poll_until(lambda: fresh.update(p for p, offset in first.early if offset >= 10) or fresh == {0, 1})
+
+
 def test_batches_stay_below_the_smallest_limit_of_the_output_topics(kafka):
     topic = unique("small")
     create_topic(kafka.bootstrap, topic, 1, {"max.message.bytes": "20000"})

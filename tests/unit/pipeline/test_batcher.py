@@ -130,3 +130,15 @@ def test_every_record_comes_out_once_in_order_within_the_bounds(plan, max_size, 
         taken += records.offset
     assert taken == list(range(at))
     assert len(b) == 0
+
+
+def test_it_is_full_at_the_volume_of_its_batches_and_a_batch_full_of_bytes_does_not_wait():
+    b = batcher(max_size=4, max_bytes=100, max_delay_s=60, capacity=8)
+    b.add(chunk(1, size=99))
+    assert not b.full
+    assert b.ready_in_s(0.0) > 0
+    b.add(chunk(1, size=101))
+    assert b.full
+    assert b.ready_in_s(0.0) == 0
+    b.take()
+    assert not b.full

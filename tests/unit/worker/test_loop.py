@@ -144,19 +144,22 @@ def test_a_recovery_that_cannot_succeed_ends_the_worker(broker):
     assert str(running.failure) == "no such id"
 
 
-def test_aborts_in_a_row_are_capped(broker):
+def test_aborts_in_a_row_are_capped(broker, monkeypatch):
+    monkeypatch.setattr(loop, "ABORT_PAUSES_S", (0.0,))
     running = worker(broker)
     for at in range(1, loop.MAX_ABORTS + 2):
         running.sink.faults.fail("commit", RETRYABLE, at=at)
     fill(broker, 5)
     with running:
         running.join()
-    assert "10 aborts in a row" in str(running.failure)
+    assert f"{loop.MAX_ABORTS} aborts in a row" in str(running.failure)
     assert running.sink.recoveries == loop.MAX_ABORTS
     assert seen(broker) == {}
 
 
-def test_a_commit_between_them_starts_the_count_of_aborts_anew(broker):
+def test_a_commit_between_them_starts_the_count_of_aborts_anew(broker, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_ABORTS", 10)
+    monkeypatch.setattr(loop, "ABORT_PAUSES_S", (0.0,))
     running = worker(broker, delivery={"commit_interval_ms": 1})
     for at in [*range(1, 9), *range(10, 18)]:
         running.sink.faults.fail("commit", RETRYABLE, at=at)
