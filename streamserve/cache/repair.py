@@ -4,8 +4,9 @@ Owns the repair markers: hash `repair:<pipeline>`, field `<topic>-<partition>` o
 offset of the prediction partition below which the cache has everything that was made of that input. (By
 input, since several inputs, owned by different workers, may share a prediction partition.) When a partition
 is assigned, entries of its former owner may never have reached the cache, so everything since the marker is
-written again; the same after entries were lost or the server was exchanged. It is bounded in records and
-time: what lies beyond is left to `streamserve cache rebuild`, and the marker then stays.
+written again; the same after entries were lost or the server was exchanged. It is bounded in records: what
+lies beyond is left to `streamserve cache rebuild`, and the marker then stays. It is bounded in time, too, and
+where only the time was too short the marker moves to what was read and the rest follows after `retry_s`.
 
 How a marker moves on: at time T the end of what is decided (committed or aborted) is noted; `grace_s` later
 every commit before T has been offered to the queue; once all that was offered by then is written, everything
@@ -38,18 +39,19 @@ class RepairLimits:
 
     Attributes:
         max_records: of one partition; the newest are read.
-        max_s: of one repair; longer than `transaction.timeout.ms`, for which a dead worker's transaction may hide
-            what comes after it.
+        max_s: of one repair, as long as brokers answer; longer than `transaction.timeout.ms`, for which a dead
+            worker's transaction may hide what comes after it.
         mark_every_s: between two moves of the markers.
-        grace_s: longest time between a commit and its `offer`.
-        retry_s: wait after the topic could not be read.
+        grace_s: longest time between a commit and its `offer`; more than the 120 s after which the worker's commit
+            watchdog ends it (`worker.loop.COMMIT_WATCHDOG_S`), or a marker could pass what a hanging commit will offer.
+        retry_s: wait after the topic could not be read, or not to its end in time.
         poll_records, poll_s: of one step; the queue waits meanwhile.
     """
 
     max_records: int = 100_000
     max_s: float = 120.0
     mark_every_s: float = 10.0
-    grace_s: float = 60.0
+    grace_s: float = 130.0
     retry_s: float = 5.0
     poll_records: int = 1000
     poll_s: float = 0.02
@@ -57,11 +59,19 @@ class RepairLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What a repair did: records read, entries written, input partitions that it could not read whole."""
+    """What a repair did.
+
+    Attributes:
+        records: read.
+        written: entries written.
+        incomplete: input partitions whose tail is longer than what a repair may read.
+        unfinished: input partitions that will be read on, since the time was too short.
+    """
 
     records: int
     written: int
     incomplete: tuple[TopicPartition, ...]
+    unfinished: tuple[TopicPartition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +115,7 @@ class TailRepair:
         self._changes: list[tuple[bool, tuple[TopicPartition, ...]]] = []
         self._requested = False
         self._pending: set[TopicPartition] = set()
-        self._reading: dict[TopicPartition, bool] = {}  # partition -> whether its range starts at the marker
+        self._reading: dict[TopicPartition, int | None] = {}  # where its tail begins, None where the range begins later
         self._complete: set[TopicPartition] = set()
         self._incomplete: set[TopicPartition] = set()
         self._deadline = Deadline(0.0, clock)
@@ -153,13 +163,23 @@ class TailRepair:
             else:
                 self._mark(queue)
         except (SourceError, BrokerUnavailable) as error:
-            self._not_before_s = self._clock.monotonic_s() + self._limits.retry_s
+            self._wait()
+            if isinstance(error, BrokerUnavailable):
+                self._deadline = Deadline.after(self._limits.max_s, self._clock)  # their absence is not our slowness
             self._failed(error)
             return False
+        except StreamServeError:
+            raise
+        except Exception:
+            self._wait()  # so that a defect here does not keep the queue from being written
+            raise
         return bool(self._reading or self._pending)
 
     def close(self) -> None:
         self._log.close()
+
+    def _wait(self) -> None:
+        self._not_before_s = self._clock.monotonic_s() + self._limits.retry_s
 
     def _apply_changes(self) -> None:
         with self._lock:
@@ -193,9 +213,9 @@ class TailRepair:
             start = max(wanted[tp], end - self._limits.max_records)
             known = ranges.get(home, (start, end))
             ranges[home] = (min(known[0], start), end)
-        whole = {tp: ranges[self._log.home(tp)][0] <= first for tp, first in wanted.items()}
+        reading = {tp: first if ranges[self._log.home(tp)][0] <= first else None for tp, first in wanted.items()}
         self._log.read(ranges)
-        self._reading = whole
+        self._reading = reading
         self._pending = set()
         self._records = self._written = 0
         self._deadline = Deadline.after(self._limits.max_s, self._clock)
@@ -206,21 +226,41 @@ class TailRepair:
         if len(chunk.entries):
             try:
                 self._written += self._cache.write(chunk.entries)
-            except StreamServeError:
+            except Exception:
                 self._pending |= self._reading.keys()  # what was polled is gone: read it again
                 self._reading = {}
                 raise
         finished = self._log.finished
         homes = {tp: self._log.home(tp) for tp in self._reading}
-        if finished.issuperset(homes.values()) or self._deadline.expired():
-            repaired = {tp for tp, whole in self._reading.items() if whole and homes[tp] in finished}
-            self._complete |= repaired
-            self._incomplete |= self._reading.keys() - repaired
-            self._reading = {}
-            self._cache.write_marks({tp: self._log.positions[homes[tp]] for tp in repaired})
-            self._done(
-                RepairReport(records=self._records, written=self._written, incomplete=tuple(sorted(self._incomplete)))
+        open_homes = sorted(set(homes.values()) - finished)
+        if open_homes and not self._deadline.expired():
+            return
+        if open_homes:
+            self._log.bounds(open_homes[0])  # polling says nothing of brokers that are away; this raises
+        self._end()
+
+    def _end(self) -> None:
+        """Sort what was read: to its end, in part, or with a gap before it."""
+        finished, positions = self._log.finished, self._log.positions
+        places = {tp: self._log.home(tp) for tp in self._reading}
+        whole = {tp: first for tp, first in self._reading.items() if first is not None}
+        repaired = {tp for tp in whole if places[tp] in finished}
+        unfinished = whole.keys() - repaired
+        self._incomplete |= self._reading.keys() - whole.keys()
+        self._complete |= repaired
+        self._pending |= unfinished
+        self._reading = {}
+        if unfinished:
+            self._wait()
+        self._cache.write_marks({tp: max(first, positions[places[tp]]) for tp, first in whole.items()})
+        self._done(
+            RepairReport(
+                records=self._records,
+                written=self._written,
+                incomplete=tuple(sorted(self._incomplete)),
+                unfinished=tuple(sorted(unfinished)),
             )
+        )
 
     def _mark(self, queue: Settled) -> None:
         """Move the markers on; see the module."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streamserve.batch import CacheBatch, TopicPartition
 from streamserve.cache.keys import offset_version
 from streamserve.cache.prediction_log import Chunk
 from streamserve.cache.repair import RepairLimits, TailRepair
 from streamserve.errors import BrokerUnavailable, CacheError
 from streamserve.testing.cache import MemoryCache
+from streamserve.worker.loop import COMMIT_WATCHDOG_S
 from tests.unit.cache.clocks import HandClock
 
 IN = TopicPartition("in", 0)
@@ -23,6 +26,7 @@ class ListLog:
         self.positions = {}
         self.ends = {}
         self.error = None
+        self.silent = False
         self.reads = []
 
     def home(self, source):
@@ -47,7 +51,7 @@ class ListLog:
 
     def poll(self, max_records, timeout_s):
         start = self.positions[OUT]
-        stop = min(start + max_records, self.ends[OUT])
+        stop = start if self.silent else min(start + max_records, self.ends[OUT])
         self.positions[OUT] = stop
         n = range(start, stop)
         batch = CacheBatch(
@@ -131,8 +135,72 @@ def test_time_bounds_a_repair_too():
     tail.step(Queue())
     clock.now_s += 6
     work(tail)
-    assert cache.marks == {}
-    assert reports[0].incomplete == (IN,)
+    assert cache.marks == {IN: 10}
+    assert (reports[0].incomplete, reports[0].unfinished) == ((), (IN,))
+    assert tail.complete == set()
+
+
+def test_what_the_time_was_too_short_for_is_read_on_after_a_wait():
+    log, cache, clock, reports = ListLog(50), MemoryCache(), HandClock(), []
+    tail = repair(log, cache, clock, reports, max_s=5, retry_s=5)
+    tail.assigned([IN])
+    tail.step(Queue())
+    clock.now_s += 6
+    work(tail)
+    assert tail.step(Queue()) is False
+    clock.now_s += 5
+    work(tail)
+    assert log.reads == [{OUT: (0, 50)}, {OUT: (10, 50)}]
+    assert len(cache.entries) == 50
+    assert cache.marks == {IN: 50}
+    assert tail.complete == {IN}
+    assert reports[-1].unfinished == ()
+
+
+def test_a_tail_beyond_the_bound_stays_incomplete_when_the_time_was_too_short_as_well():
+    log, cache, clock, reports = ListLog(100), MemoryCache(), HandClock(), []
+    cache.marks[IN] = 10
+    tail = repair(log, cache, clock, reports, max_records=30, max_s=5)
+    tail.assigned([IN])
+    tail.step(Queue())
+    clock.now_s += 6
+    work(tail)
+    assert (reports[0].incomplete, reports[0].unfinished) == ((IN,), ())
+    assert cache.marks == {IN: 10}
+
+
+def test_the_time_of_a_repair_starts_anew_while_brokers_are_away():
+    log, cache, clock, reports = ListLog(50), MemoryCache(), HandClock(), []
+    tail = repair(log, cache, clock, reports, max_s=5, retry_s=1)
+    tail.assigned([IN])
+    tail.step(Queue())
+    log.error, log.silent = BrokerUnavailable("away"), True
+    for _ in range(28):
+        tail.step(Queue())
+        clock.now_s += 1
+    assert reports == []
+    log.error, log.silent = None, False
+    work(tail)
+    assert len(log.reads) == 1
+    assert (len(cache.entries), cache.marks, tail.complete) == (50, {IN: 50}, {IN})
+
+
+def test_the_grace_is_longer_than_a_commit_may_hang():
+    assert RepairLimits().grace_s > COMMIT_WATCHDOG_S
+
+
+def test_a_defect_of_the_repair_leaves_the_queue_its_turn():
+    log, cache, clock = ListLog(5), MemoryCache(), HandClock()
+    log.error = ZeroDivisionError()
+    tail = repair(log, cache, clock)
+    tail.assigned([IN])
+    with pytest.raises(ZeroDivisionError):
+        tail.step(Queue())
+    assert tail.step(Queue()) is False
+    log.error = None
+    clock.now_s += 5
+    work(tail)
+    assert len(cache.entries) == 5
 
 
 def test_inputs_that_share_a_prediction_partition_have_markers_of_their_own():
