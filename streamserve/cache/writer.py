@@ -2,10 +2,12 @@
 
 Owns the queue between the commit and the cache, which keeps the newest entry per key and is bounded, the
 batches written from it, and the circuit breaker. An outage of the cache costs the Kafka path nothing: `offer`
-returns at once, entries wait and are written after healing. When more keys wait than the queue holds, entries
-are lost and the queue says so (`Repair.request`): the tail of the prediction topic is then read again. A
-write that timed out may or may not have happened; it is written again, which is harmless, since every write
-is a compare-and-set by version.
+returns at once, entries wait and are written after healing. When more keys or bytes wait than the queue holds,
+entries are lost and the queue says so (`Repair.request`): the tail of the prediction topic is then read again.
+The same after an outage of more than `OUTAGE_S`: a failover may have shown itself in time-outs only. A write
+that timed out may or may not have happened; it is written again, which is harmless, since every write is a
+compare-and-set by version. Whatever is raised on the cache thread counts as a failure of the cache: the thread
+goes on, and the worker with it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ from typing import Protocol
 from streamserve.batch import CacheBatch
 from streamserve.cache.breaker import Backoff, Breaker, State
 from streamserve.clock import Clock, Deadline
-from streamserve.errors import StreamServeError
+from streamserve.errors import CacheError, StreamServeError
 from streamserve.ports import Cache
 
 IDLE_S = 0.5
 """Longest sleep of the cache thread; `offer` wakes it."""
+OUTAGE_S = 1.0
+"""After a longer outage another server may answer, one that lacks what the former had confirmed: Sentinel and
+clusters need seconds to promote a replica, and a passing overload of the same server is mostly shorter."""
+QUEUE_BYTES = 64 << 20
+"""Most bytes of keys, versions and documents that wait, whatever `cache.queue_size` allows."""
 
 _Queue = dict[bytes, tuple[bytes, bytes, int]]
 """Version, document and number of the offer that brought the key in, per key, oldest first."""
@@ -90,6 +97,7 @@ class CacheWriter:
         metrics: where to count.
         repair: mends the cache from the topic, or None.
         batch_keys: most entries of one write.
+        queue_bytes: most bytes that wait.
         backoff, random: of the circuit breaker.
     """
 
@@ -102,6 +110,7 @@ class CacheWriter:
         metrics: WriterMetrics | None = None,
         repair: Repair | None = None,
         batch_keys: int = 1000,
+        queue_bytes: int = QUEUE_BYTES,
         backoff: Backoff | None = None,
         random: Random | None = None,
     ) -> None:
@@ -111,13 +120,17 @@ class CacheWriter:
         self._metrics = metrics or WriterMetrics()
         self._repair = repair
         self._batch_keys = batch_keys
+        self._queue_bytes = queue_bytes
         self._breaker = Breaker(backoff or Backoff(), clock, random or Random())  # noqa: S311 - jitter
         self._changed = threading.Condition()
         self._inbox: list[CacheBatch] = []
-        self._inbox_entries = 0
+        self._inbox_entries = self._inbox_bytes = 0
         self._offers = 0
         self._waiting: _Queue = {}
+        self._waiting_bytes = 0
         self._taken: _Queue = {}
+        self._taken_bytes = 0
+        self._away_since_s: float | None = None
         self._lost = 0
         self._needs_repair = False
         self._closing = False
@@ -145,7 +158,8 @@ class CacheWriter:
             self._offers += 1
             self._inbox.append(entries)
             self._inbox_entries += len(entries)
-            if self._inbox_entries > self._queue_size:
+            self._inbox_bytes += sum(map(len, entries.document))
+            if self._inbox_entries > self._queue_size or self._inbox_bytes > self._queue_bytes:
                 self._absorb()
             self._changed.notify_all()
 
@@ -160,9 +174,9 @@ class CacheWriter:
                         if not fresh and not self._closing:
                             self._changed.wait(wait_s)
         finally:
-            if self._repair is not None:
-                self._repair.close()
-            self._cache.close()
+            for part in (self._repair, self._cache):
+                if part is not None:
+                    self._close(part)
 
     def step(self) -> float:
         """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next one."""
@@ -171,13 +185,11 @@ class CacheWriter:
             return min(wait_s, IDLE_S)
         try:
             wrote = self._write()
+            self._after_outage()  # before markers are written: they would tell the new server that all is there
             more = self._mend()
-        except StreamServeError as error:
-            self._metrics.errors(1)
-            if self._breaker.state == "closed":
-                self._metrics.failed(error)
-            self._breaker.failed()
-            return min(self._breaker.wait_s(), IDLE_S)
+        except Exception as error:
+            return self._failed(error)
+        self._away_since_s = None
         if self._breaker.state != "closed":
             self._breaker.succeeded()
             self._metrics.healed()
@@ -208,27 +220,56 @@ class CacheWriter:
             fronts = (next(iter(queue.values()), None) for queue in (self._taken, self._waiting))
             return all(front is None or front[2] > ticket for front in fronts)
 
+    def _failed(self, error: Exception) -> float:
+        """Count a failure. Returns: seconds to wait."""
+        self._metrics.errors(1)
+        if self._breaker.state == "closed":
+            self._metrics.failed(_known(error))
+        if self._away_since_s is None:
+            self._away_since_s = self._clock.monotonic_s()
+        self._breaker.failed()
+        return min(self._breaker.wait_s(), IDLE_S)
+
+    def _after_outage(self) -> None:
+        """Ask for a repair when the cache was away for so long that another server may be there."""
+        now_s = self._clock.monotonic_s()
+        if self._repair is not None and self._away_since_s is not None and now_s - self._away_since_s > OUTAGE_S:
+            self._away_since_s = now_s  # asked; another outage of the same length asks again
+            self._repair.request()
+
+    def _close(self, part: Cache | Repair) -> None:
+        try:
+            part.close()
+        except Exception as error:
+            self._metrics.failed(_known(error))
+
     def _settled_all(self) -> bool:
         return not (self._inbox or self._waiting or self._taken)
 
     def _absorb(self) -> None:
         """Inbox to queue, newest version per key. A key keeps its place, so the front is the oldest."""
         waiting = self._waiting
+        room = self._queue_bytes - self._taken_bytes - self._waiting_bytes
         number = self._offers - len(self._inbox)
         for entries in self._inbox:
             number += 1
             for key, version, document in zip(entries.key, entries.version, entries.document, strict=True):
                 known = waiting.get(key)
                 if known is None:
-                    if len(waiting) < self._queue_size:
-                        waiting[key] = (version, document, number)
-                    else:
-                        self._lost += 1
-                        self._needs_repair = True
+                    more_bytes = len(key) + len(version) + len(document)
                 elif version > known[0]:
-                    waiting[key] = (version, document, known[2])
+                    more_bytes = len(document) - len(known[1])
+                else:
+                    continue
+                if (known is None and len(waiting) >= self._queue_size) or more_bytes > room:
+                    self._lost += 1
+                    self._needs_repair = True
+                else:
+                    waiting[key] = (version, document, number if known is None else known[2])
+                    room -= more_bytes
+        self._waiting_bytes = self._queue_bytes - self._taken_bytes - room
         self._inbox = []
-        self._inbox_entries = 0
+        self._inbox_entries = self._inbox_bytes = 0
 
     def _write(self) -> bool:
         """Write the front of the queue. Returns: whether there was one. Raises: CacheError, and keeps it."""
@@ -242,6 +283,7 @@ class CacheWriter:
         self._metrics.skipped(len(batch) - written)
         with self._changed:
             self._taken = {}
+            self._taken_bytes = 0
             self._changed.notify_all()
         return True
 
@@ -252,9 +294,12 @@ class CacheWriter:
             if not self._taken:
                 if len(self._waiting) <= self._batch_keys:
                     self._taken, self._waiting = self._waiting, {}
+                    self._taken_bytes, self._waiting_bytes = self._waiting_bytes, 0
                 else:
                     front = list(islice(self._waiting, self._batch_keys))
                     self._taken = {key: self._waiting.pop(key) for key in front}
+                    self._taken_bytes = sum(len(k) + len(v) + len(d) for k, (v, d, _) in self._taken.items())
+                    self._waiting_bytes -= self._taken_bytes
             taken = self._taken
         columns = list(taken.values())
         return CacheBatch(
@@ -268,7 +313,17 @@ class CacheWriter:
         """A step of the repair. Returns: whether it has more to do at once. Raises: CacheError."""
         if self._repair is None:
             return False
-        if self._needs_repair and len(self._waiting) <= self._queue_size // 2:
+        roomy = len(self._waiting) <= self._queue_size // 2 and self._waiting_bytes <= self._queue_bytes // 2
+        if self._needs_repair and roomy:
             self._needs_repair = False  # first, so that a loss from here on asks again
             self._repair.request()
         return self._repair.step(self)
+
+
+def _known(error: Exception) -> StreamServeError:
+    """The error, or ours around one that nobody foresaw."""
+    if isinstance(error, StreamServeError):
+        return error
+    wrapped = CacheError(f"the cache's work failed in a way it should not: {error!r}; please report it", retryable=True)
+    wrapped.__cause__ = error
+    return wrapped

@@ -27,6 +27,10 @@ def entries(**offsets):
     )
 
 
+def large(key, offset, size):
+    return CacheBatch(row=[0], key=[key.encode()], version=[offset_version(1, offset)], document=[b"x" * size])
+
+
 def writer(cache, clock=None, **options):
     options = {"queue_size": 100, "backoff": Backoff(jitter=0.0), "random": Random(1)} | options
     return CacheWriter(cache, clock=clock or HandClock(), **options)
@@ -121,7 +125,7 @@ def test_an_overflow_is_counted_and_asks_for_a_repair_after_healing():
     assert work.needs_repair
     assert work.lost == 1
     assert work.ticket() is None
-    clock.now_s += 10
+    clock.now_s += 0.5
     cache.fail_with = None
     work.step()
     assert repair.requests == 1
@@ -136,6 +140,99 @@ def test_memory_is_bounded_while_nothing_is_written():
         work.offer(entries(**{f"k{i}": offset for i in range(5)}))
     assert len(work._waiting) + work._inbox_entries <= 20
     assert work.lost == 0
+
+
+def test_memory_is_bounded_in_bytes_too_and_what_has_no_room_asks_for_a_repair():
+    cache, clock, repair = MemoryCache(), HandClock(), FakeRepair()
+    work = writer(cache, clock, queue_size=1000, queue_bytes=1000, batch_keys=1, repair=repair)
+    cache.fail_with = AWAY
+    for number in range(200):
+        work.offer(large(f"k{number}", 1, 100))
+        work.step()
+        clock.now_s += 10
+    held = [*work._waiting.values(), *work._taken.values()]
+    assert sum(len(document) for _, document, _ in held) <= 1000
+    assert len(held) == 7  # keys and versions count
+    assert work.lost == 193
+    assert work.needs_repair
+    cache.fail_with = None
+    for _ in range(10):
+        work.step()
+    assert not work.needs_repair
+    assert (len(cache.entries), work._waiting_bytes, work._taken_bytes) == (7, 0, 0)
+
+
+def test_a_newer_document_that_is_too_large_for_the_queue_counts_as_lost():
+    cache = MemoryCache()
+    work = writer(cache, queue_bytes=200)
+    work.offer(large("a", 1, 100))
+    work.offer(large("a", 2, 1000))
+    work.step()
+    assert (work.lost, cache.read([b"a"])) == (1, [b"x" * 100])
+    work.offer(large("a", 3, 50))
+    work.offer(large("a", 4, 20))
+    work.step()
+    assert (work.lost, cache.read([b"a"])) == (1, [b"x" * 20])
+
+
+def test_documents_in_the_inbox_are_bounded_by_their_bytes():
+    work = writer(MemoryCache(), queue_bytes=1000)
+    for offset in range(100):
+        work.offer(large("a", offset, 300))
+    assert work._inbox_bytes <= 1000
+    assert work.lost == 0
+
+
+def test_an_outage_that_may_have_been_a_failover_asks_for_a_repair_before_markers_move():
+    cache, clock = MemoryCache(), HandClock()
+    repair = FakeRepair()
+    repair.requests_at_step = []
+    step = repair.step
+    repair.step = lambda queue: repair.requests_at_step.append(repair.requests) or step(queue)
+    work = writer(cache, clock, repair=repair)
+    for outage_s, requests in ((0.9, 0), (1.1, 1), (60, 2)):
+        cache.fail_with = AWAY
+        work.offer(entries(a=1))
+        work.step()
+        clock.now_s += outage_s
+        cache.fail_with = None
+        work.step()
+        assert work.state == "closed"
+        work.step()
+        assert repair.requests == requests
+        assert repair.requests_at_step[-1] == requests
+        assert repair.requests_at_step[-2] == requests
+
+
+def test_whatever_a_client_raises_is_a_failure_of_the_cache_and_told():
+    told = []
+    cache, clock = MemoryCache(), HandClock()
+    work = writer(cache, clock, metrics=WriterMetrics(failed=told.append))
+    work.offer(entries(a=1))
+    for error in (IndexError("list index out of range"), KeyError("slot"), ZeroDivisionError()):
+        cache.fail_with = error
+        assert work.step() > 0
+        assert work.state == "open"
+        assert repr(error) in str(told[-1])
+        cache.fail_with = None
+        clock.now_s += 10
+        work.step()
+        assert work.state == "closed"
+        work.offer(entries(a=len(told) + 1))
+    assert all(isinstance(error, CacheError) for error in told)
+
+
+def test_an_error_at_the_end_does_not_leave_the_thread():
+    told = []
+
+    class Clinging(MemoryCache):
+        def close(self):
+            raise KeyError("node")
+
+    work = writer(Clinging(), metrics=WriterMetrics(failed=told.append))
+    work.close()
+    work.run()
+    assert "node" in str(told[0])
 
 
 def test_a_ticket_is_settled_when_all_that_was_offered_before_it_is_written():
