@@ -15,12 +15,13 @@ loopback, redis-py 8.1, hiredis 3.5, Python 3.11).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamserve.batch import CacheBatch, TopicPartition
 from streamserve.cache.entries import newest
@@ -28,11 +29,17 @@ from streamserve.cache.keys import KeyLayout
 from streamserve.cache.redis_client import connect, is_cluster, mapped, server_may_differ
 from streamserve.cache.script import WRITE, WRITE_SHA
 from streamserve.config.settings import CacheSettings
+from streamserve.errors import CacheError
 
 MAX_KEYS = 1000
 """Most keys of one script call: the server serves nobody else meanwhile, 1,000 keys take about 3 ms."""
 MAX_BYTES = 4 << 20
 """Most bytes of documents in one script call."""
+MAX_HALVINGS = 9
+"""After as many time-outs in a row a call has one key: 1,000 / 2^9."""
+GROW_AFTER = 10
+"""Calls in a row that were answered in time before the next may be twice as large: at once would find the next
+time-out as soon."""
 
 T = TypeVar("T")
 
@@ -58,16 +65,35 @@ class RedisCache:
         self._cluster = is_cluster(settings.url)
         self._on_server_change = on_server_change
         self._changed = False
+        self._changes = 0
+        self._met = False  # whether a server was given the script by us
+        self._halvings = self._in_time = 0
         self._client: Any = None
 
     def write(self, entries: CacheBatch) -> int:
         latest = newest(entries)
         write = self._write_slots if self._cluster else self._write_all
-        written = 0
-        for chunk in _chunks(latest):
+        sizes = list(map(len, latest.document))
+        start = written = 0
+        while start < len(sizes):
+            stop = _stop(sizes, start, self.most_keys, MAX_BYTES >> self._halvings)
+            chunk = latest if stop - start == len(sizes) else latest.take(range(start, stop))
+            start = stop
             names = self._layout.names(chunk.key)
-            written += self._guarded(partial(write, names, chunk), "write")
+            try:
+                written += self._guarded(partial(write, names, chunk), "write")
+            except CacheError as error:
+                if isinstance(error.__cause__, RedisTimeoutError):
+                    self._halvings, self._in_time = min(self._halvings + 1, MAX_HALVINGS), 0
+                raise
+            self._met = True
+            self._grow()
         return written
+
+    @property
+    def most_keys(self) -> int:
+        """Most keys of the next script call: half as many after each time-out, growing back."""
+        return max(1, MAX_KEYS >> self._halvings)
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         names = self._layout.names(keys)
@@ -89,8 +115,16 @@ class RedisCache:
         return {tp: int(value) for tp, value in zip(asked, values, strict=True) if value and value.isdigit()}
 
     def write_marks(self, marks: Mapping[TopicPartition, int]) -> None:
-        """Store these repair markers. Raises: CacheError."""
-        if marks:
+        """Store these repair markers, unless the server is another one now. Raises: CacheError."""
+        if not marks:
+            return
+        met, changes = self._met, self._changes
+        if not self._cluster:
+            # A dropped connection is opened anew in silence, and a marker would be the first that a new or emptied
+            # server gets: it would vouch for entries that are not there. Such a server does not know the script.
+            self._guarded(lambda: self._connected().execute_command("EVALSHA", WRITE_SHA, 0, self._ttl_ms), "write")
+            self._met = True
+        if changes == self._changes or not met:
             fields = {f"{tp.topic}-{tp.partition}": offset for tp, offset in marks.items()}
             self._guarded(lambda: self._connected().hset(self._layout.marks, mapping=fields), "write")
 
@@ -99,6 +133,12 @@ class RedisCache:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    def _grow(self) -> None:
+        if self._halvings:
+            self._in_time += 1
+            if self._in_time == GROW_AFTER:
+                self._halvings, self._in_time = self._halvings - 1, 0
 
     def _write_all(self, names: list[bytes], entries: CacheBatch) -> int:
         command = (
@@ -162,6 +202,7 @@ class RedisCache:
             raise mapped(error, self._settings, what) from error
         if self._changed:
             self._changed = False
+            self._changes += 1
             self._on_server_change()
         return answer
 
@@ -177,18 +218,14 @@ class RedisCache:
             client.connection_pool.disconnect()
 
 
-def _chunks(entries: CacheBatch) -> Iterator[CacheBatch]:
-    """Parts of at most `MAX_KEYS` entries and about `MAX_BYTES` of documents."""
-    sizes = list(map(len, entries.document))
-    if len(sizes) <= MAX_KEYS and sum(sizes) <= MAX_BYTES:
-        if sizes:
-            yield entries
-        return
-    start = 0
-    room = MAX_BYTES
-    for index, size in enumerate(sizes):
-        if index > start and (size > room or index - start == MAX_KEYS):
-            yield entries.take(range(start, index))
-            start, room = index, MAX_BYTES
-        room -= size
-    yield entries.take(range(start, len(sizes)))
+def _stop(sizes: Sequence[int], start: int, max_keys: int, max_bytes: int) -> int:
+    """End of the part from `start` with at most `max_keys` documents and `max_bytes` of them, or with one."""
+    last = min(start + max_keys, len(sizes))
+    if sum(sizes[start:last]) <= max_bytes:
+        return last
+    room = max_bytes - sizes[start]
+    for index in range(start + 1, last):
+        room -= sizes[index]
+        if room < 0:
+            return index
+    return start + 1
