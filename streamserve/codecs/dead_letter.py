@@ -2,9 +2,9 @@
 
 The `__connect.errors.*` headers are those of Kafka Connect, which existing tools show. Headers of the names
 we add are stripped from the original, so nobody can forge them; only `streamserve.attempt` is read, to count
-how often a record has come here. Nothing here fails: a value or key that is too large is left out and
-described by its digest and size, and of more headers than a record can sensibly have the first ones are kept,
-and the number left out is told.
+how often a record has come here. Nothing here fails, and no dead letter is larger than its topic takes, for the
+worker could never commit past one: a value or key that is too large is left out and described by its digest and
+size, and of more headers than there is room for the first ones are kept, and the number left out is told.
 """
 
 from __future__ import annotations
@@ -30,6 +30,16 @@ MESSAGE_BYTES = 1024
 MAX_HEADERS = 1000
 MAX_HEADER_BYTES = 65_536
 MAX_ATTEMPT = 999_999
+HEADER_FRAMING_BYTES = 8
+"""What a header adds to its name and value: two lengths as varints, 2 to 3 bytes together, and up to 8."""
+DIGITS = 20
+"""Of any 64-bit number."""
+DROPPED_BYTES = len(OWN + "headers.dropped") + DIGITS + HEADER_FRAMING_BYTES
+SHORTENED = (
+    CONNECT + "exception.message",
+    *(OWN + name for name in ("feature", "model", "version", "group")),
+)
+"""Whose values give way, in this order, where a topic takes less than our own headers need."""
 EXCEPTION_CLASS = b"streamserve.batch.Reject"
 
 _UNSAFE = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -43,7 +53,8 @@ class DeadLetterEncoder:
     Args:
         topic: the dead-letter topic.
         group: consumer group of the pipeline.
-        max_value_bytes: largest record the topic takes; key, headers and value together stay below it.
+        max_value_bytes: largest record the topic takes, at least 1.5 KiB; key, value and headers with their
+            framing stay within it.
         identity: the model in use now, or None before there is one.
     """
 
@@ -63,12 +74,15 @@ class DeadLetterEncoder:
         headers: list[Headers | None] = []
         for reject in rejects:
             incoming = (original[reject.row] if original is not None else None) or []
-            carried, used_bytes = _carried(incoming)
-            carried += self._added(records, reject, incoming, model)
-            room = self._max_value_bytes - used_bytes
-            key, told = _fitting("key", records.key[reject.row], room)
+            key, value = records.key[reject.row], records.value[reject.row]
+            reserved_bytes = _least_bytes("key", key) + _least_bytes("value", value)
+            room = self._max_value_bytes - reserved_bytes - DROPPED_BYTES
+            own = _shortened(self._added(records, reject, incoming, model), room)
+            carried = _carried(incoming, room - _header_bytes(own)) + own
+            room = self._max_value_bytes - _header_bytes(carried) - reserved_bytes
+            key, told, room = _fitting("key", key, room)
             carried += told
-            value, told = _fitting("value", records.value[reject.row], room - len(key or b""))
+            value, told, _ = _fitting("value", value, room)
             carried += told
             keys.append(key)
             values.append(value)
@@ -100,22 +114,44 @@ class DeadLetterEncoder:
         ]
 
 
-def _carried(incoming: Headers) -> tuple[Headers, int]:
-    """The original's headers but for the reserved names, bounded in number and bytes, and how many bytes."""
+def _header_bytes(headers: Headers) -> int:
+    """What these headers take in a record, at most."""
+    return sum(
+        len(name.encode("utf-8", "surrogatepass")) + len(value or b"") + HEADER_FRAMING_BYTES for name, value in headers
+    )
+
+
+def _shortened(own: Headers, room: int) -> Headers:
+    """Our own headers within `room` bytes, as far as texts can be cut for it."""
+    excess = _header_bytes(own) - room
+    for wanted in SHORTENED:
+        if excess <= 0:
+            break
+        for i, (name, value) in enumerate(own):
+            if name == wanted and value:
+                cut = value[: max(0, len(value) - excess)].decode("utf-8", "ignore").encode()
+                own[i] = (name, cut)
+                excess -= len(value) - len(cut)
+    return own
+
+
+def _carried(incoming: Headers, room: int) -> Headers:
+    """The original's headers but for the reserved names, bounded in number and bytes."""
     kept: Headers = []
-    used_bytes = dropped = 0
-    for name, value in incoming:
-        if name in RESERVED:
+    left = min(room, MAX_HEADER_BYTES)
+    dropped = 0
+    for header in incoming:
+        if header[0] in RESERVED:
             continue
-        size = len(name) + len(value or b"")
-        if dropped or len(kept) == MAX_HEADERS or used_bytes + size > MAX_HEADER_BYTES:
+        size = _header_bytes([header])
+        if dropped or len(kept) == MAX_HEADERS or size > left:
             dropped += 1
             continue
-        kept.append((name, value))
-        used_bytes += size
+        kept.append(header)
+        left -= size
     if dropped:
         kept.append((OWN + "headers.dropped", b"%d" % dropped))
-    return kept, used_bytes
+    return kept
 
 
 def _attempts(incoming: Headers) -> int:
@@ -126,12 +162,23 @@ def _attempts(incoming: Headers) -> int:
     return min(int(text), MAX_ATTEMPT - 1)
 
 
-def _fitting(part: str, content: bytes | None, room: int) -> tuple[bytes | None, Headers]:
-    """The content, if there is room for it, else nothing and its description."""
-    if content is None or len(content) <= room:
-        return content, []
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return None, [(f"{OWN}{part}.sha256", digest), (f"{OWN}{part}.size", b"%d" % len(content))]
+def _least_bytes(part: str, content: bytes | None) -> int:
+    """What the part takes at least: itself, or its description where that is shorter."""
+    described = 2 * len(OWN + part) + len(".sha256.size") + 64 + DIGITS + 2 * HEADER_FRAMING_BYTES
+    return min(len(content or b""), described)
+
+
+def _fitting(part: str, content: bytes | None, room: int) -> tuple[bytes | None, Headers, int]:
+    """The content where it fits, else nothing and its description; and the room after it.
+
+    `room` is on top of what `_least_bytes` has set aside.
+    """
+    more = len(content or b"") - _least_bytes(part, content)
+    if more <= max(0, room):
+        return content, [], room - more
+    body = content or b""
+    digest = hashlib.sha256(body).hexdigest().encode()
+    return None, [(f"{OWN}{part}.sha256", digest), (f"{OWN}{part}.size", b"%d" % len(body))], room
 
 
 def _message(text: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamserve.batch import ModelIdentity, Reject
 from streamserve.codecs.dead_letter import RESERVED, DeadLetterEncoder
@@ -110,6 +112,47 @@ def test_of_too_many_headers_the_first_are_kept(headers, kept, dropped):
     (made,) = letter(headers=headers).headers
     assert [header for header in made if header in headers] == headers[:kept]
     assert dict(made)["streamserve.headers.dropped"] == dropped
+
+
+header_lists = st.lists(st.tuples(st.text(max_size=40), st.none() | st.binary(max_size=60)), max_size=60)
+texts = st.builds(lambda piece, times: piece * times, st.text(max_size=20), st.integers(0, 400))
+
+
+@st.composite
+def near(draw, limit):
+    """Nothing, something small, or something about as large as the topic takes."""
+    size = draw(st.integers(0, 200) | st.integers(limit - 2500, limit + 10))
+    return draw(st.none() | st.just(bytes(max(0, size))))
+
+
+@given(st.data(), st.integers(1536, 10_000) | st.just(1_000_000), header_lists, texts, texts)
+def test_no_dead_letter_is_larger_than_its_topic_takes(data, limit, headers, detail, feature):
+    headers *= data.draw(st.sampled_from([1, 1, 100]))
+    value, key = data.draw(near(limit)), data.draw(near(limit))
+    reject = Reject(row=0, stage="decode", reason="out_of_range", detail=detail, feature=feature)
+    out = letter(value, key, headers, reject, limit)
+    size = sum(len(name.encode()) + len(content or b"") + 8 for name, content in out.headers[0])
+    assert size + len(out.key[0] or b"") + len(out.value[0] or b"") <= limit
+    told = dict(out.headers[0])
+    assert ("streamserve.value.size" in told) == (out.value[0] != value)
+    assert ("streamserve.key.size" in told) == (out.key[0] != key)
+    assert told["__connect.errors.offset"] == b"0"
+
+
+def test_a_small_topic_keeps_the_first_headers_and_tells_of_the_rest():
+    headers = [("trace", bytes(100))] * 20
+    (made,) = letter(headers=headers, max_value_bytes=1536).headers
+    kept = [header for header in made if header in headers]
+    assert 0 < len(kept) < 20
+    assert dict(made)["streamserve.headers.dropped"] == b"%d" % (20 - len(kept))
+
+
+def test_a_message_gives_way_before_the_place_of_the_record():
+    reject = Reject(row=0, stage="decode", reason="schema", detail="d" * 1024, feature="f" * 200)
+    told = dict(letter(reject=reject, max_value_bytes=1536).headers[0])
+    assert 0 < len(told["__connect.errors.exception.message"]) < 1024
+    assert len(told["streamserve.feature"]) == 200
+    assert told["__connect.errors.topic"] == b"events"
 
 
 def test_without_a_model_its_name_is_empty():
