@@ -8,7 +8,7 @@ no I/O.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 from streamserve.batch import CacheBatch, EventBatch, OutboundBatch
 from streamserve.cache.keys import event_time_versions, offset_versions
@@ -35,6 +35,15 @@ class EntryMaker:
             events: the events that the predictions were made of.
             outbound: the prediction records as committed; rows are rows of `events.origin`.
         """
+        rows, entities = outbound.row, events.entity
+        if rows == events.row and None not in entities and None not in outbound.value:
+            keys, documents = cast("list[bytes]", entities), cast("list[bytes]", outbound.value)
+            versions = self._versions(events, rows, events.event_time_ms)
+            return newest(CacheBatch(row=rows, key=keys, version=versions, document=documents))
+        return self._make_some(events, outbound)
+
+    def _make_some(self, events: EventBatch, outbound: OutboundBatch) -> CacheBatch:
+        """Entries where rows were rejected after decoding, or have no entity key."""
         entity_of = dict(zip(events.row, zip(events.entity, events.event_time_ms, strict=True), strict=True))
         kept = [
             (row, entity, time, document)
@@ -51,7 +60,7 @@ class EntryMaker:
 
     def _versions(self, events: EventBatch, rows: list[int], times: list[int]) -> list[bytes]:
         origin = events.origin
-        offsets = [origin.offset[row] for row in rows]
+        offsets = origin.offset if len(rows) == len(origin) else [origin.offset[row] for row in rows]
         if self._by_offset:
             topics = set(origin.topic)
             if len(topics) == 1:

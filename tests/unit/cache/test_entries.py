@@ -64,6 +64,25 @@ def test_each_topic_has_its_own_partition_count():
     assert made.version == [offset_version(3, 100), offset_version(9, 101)]
 
 
+def test_a_batch_without_gaps_is_taken_as_it_stands():
+    made = EntryMaker("offset", lambda _: 4)
+    full, part = outbound([0, 1, 2]), outbound([0, 2])
+    batch = made.make(events(records(3), [0, 1, 2], [b"a", b"b", b"c"]), full)
+    assert (batch.key, batch.row) == ([b"a", b"b", b"c"], [0, 1, 2])
+    assert batch.document is full.value
+    assert batch.version == [offset_version(4, offset) for offset in (100, 101, 102)]
+    batch = made.make(events(records(3), [0, 2], [b"a", b"c"]), part)
+    assert batch.document is part.value
+    assert batch.version == [offset_version(4, offset) for offset in (100, 102)]
+
+
+def test_a_tombstone_has_no_entry():
+    made = outbound([0, 1])
+    made.value[0] = None
+    batch = EntryMaker("offset", lambda _: 4).make(events(records(2), [0, 1], [b"a", b"b"]), made)
+    assert (batch.key, batch.version) == ([b"b"], [offset_version(4, 101)])
+
+
 def test_nothing_gives_nothing():
     assert len(EntryMaker("offset", lambda _: 1).make(events(records(1), [0], [None]), outbound([0]))) == 0
 
