@@ -115,10 +115,14 @@ class Slot:
         identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
         decoder = build_decoder(settings)
         enricher = FeatureEnricher(settings.features, engine.signature)
-        encoder = JsonPredictionEncoder(
-            settings.output, engine.signature.outputs, entity_header=settings.input.key is not None
-        )
         facts = topic_facts(settings)
+        cache = build_cache(settings, facts, metrics, clock, log)
+        encoder = JsonPredictionEncoder(
+            settings.output,
+            engine.signature.outputs,
+            entity_header=settings.input.key is not None,
+            partition_count=cache.partition_count if cache is not None else None,
+        )
         health.condition("topics", met=True)
         engine.warm(warm_sizes(settings.engine.max_batch_size))
         health.condition("warm", met=True)
@@ -128,7 +132,6 @@ class Slot:
         assignment = Assignment(clock)
         calls = PollCalls()
         with CrashJournal(folder, self._name) as journal:
-            cache = build_cache(settings, facts, metrics, clock, log)
             stages = Stages(
                 decoder=decoder,
                 enricher=enricher,

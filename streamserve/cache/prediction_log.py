@@ -170,6 +170,10 @@ class PredictionLog:
         """All partitions of the prediction topic. Raises: SourceError, BrokerUnavailable."""
         return [TopicPartition(self.topic, number) for number in range(self._count(self.topic, fresh=True))]
 
+    def input_counts(self) -> dict[str, int]:
+        """Partition counts of the input topics today. Raises: SourceError, BrokerUnavailable."""
+        return {topic: self._count(topic, fresh=True) for topic in self.inputs}
+
     def home(self, source: TopicPartition) -> TopicPartition:
         """The prediction partition of an input partition: its number, modulo the count."""
         return TopicPartition(self.topic, source.partition % self._count(self.topic))
@@ -273,6 +277,8 @@ class PredictionLog:
                 raise _mapped(error, f"look at topic {topic}") from error
             if found.error is not None:
                 raise SourceError(f"cannot look at topic {topic}: {found.error.str()}", topic=topic)
+            if not found.partitions:  # a topic that is just being made; `home` divides by the count
+                raise SourceError(f"topic {topic} has no partitions yet", topic=topic, retryable=True)
             self._counts[topic] = len(found.partitions)
         return self._counts[topic]
 

@@ -1,16 +1,17 @@
 """The cache side of one worker slot: entries, queue, repair, put together.
 
-What the worker sees of the cache: `entries` in the compute thread, `offer`, `assigned` and `revoked` from others,
-`run` as the body of the cache thread.
+What the worker sees of the cache: `partition_count` (for the encoder) and `entries` in the compute thread, `offer`,
+`assigned`, `revoked` and `request_repair` from others, `run` as the body of the cache thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streamserve.batch import CacheBatch, EventBatch, OutboundBatch, TopicPartition
 from streamserve.cache.entries import EntryMaker
+from streamserve.cache.partition_counts import PartitionCounts
 from streamserve.cache.prediction_log import PredictionLog
 from streamserve.cache.redis_cache import RedisCache
 from streamserve.cache.repair import RepairReport, TailRepair
@@ -28,7 +29,7 @@ class SlotCache:
         settings: the pipeline, with its `cache` block.
         cache: that block.
         properties: of the consumer that re-reads predictions.
-        partitions: partition count per input topic.
+        partitions: partition count per input topic at the start; they are asked for again as long as `run` runs.
         metrics, log: where writes and outages are told.
     """
 
@@ -45,7 +46,12 @@ class SlotCache:
         redis = RedisCache(cache, settings.pipeline, on_server_change=lambda: self._repair.request())  # noqa: PLW0108  made below
 
         def tell(report: RepairReport) -> None:
-            log.info("cache_repaired", records=report.records, written=report.written)
+            log.info(
+                "cache_repaired",
+                records=report.records,
+                written=report.written,
+                unfinished=len(report.unfinished),
+            )
             if report.incomplete:
                 partitions = [f"{topic}-{number}" for topic, number in report.incomplete]
                 log.warning("cache_incomplete", partitions=partitions, remedy="streamserve cache rebuild")
@@ -57,6 +63,8 @@ class SlotCache:
             order=cache.order,
             inputs=settings.input.topics,
         )
+        self._counts = PartitionCounts(partitions, predictions.input_counts, clock)
+        self._by_offset = cache.order == "offset"
         self._repair = TailRepair(
             predictions,
             redis,
@@ -69,6 +77,7 @@ class SlotCache:
             queue_size=cache.queue_size,
             clock=clock,
             repair=self._repair,
+            upkeep=self._counts.refresh if self._by_offset else lambda: None,
             metrics=WriterMetrics(
                 written=metrics.cache_writes.inc,
                 skipped=metrics.cache_skipped.inc,
@@ -78,11 +87,18 @@ class SlotCache:
                 healed=lambda: log.info("cache_back"),
             ),
         )
-        self._entries = EntryMaker(cache.order, partitions.__getitem__)
+        self._entries = EntryMaker(cache.order, self._counts.of)
+
+    @property
+    def partition_count(self) -> Callable[[str], int] | None:
+        """Partitions of an input topic, the same until `entries` was called; None where versions do not need it."""
+        return self._counts.of if self._by_offset else None
 
     def entries(self, events: EventBatch, outbound: OutboundBatch) -> CacheBatch:
-        """Cache entries of encoded predictions."""
-        return self._entries.make(events, outbound)
+        """Cache entries of encoded predictions; ends a batch for `partition_count`."""
+        made = self._entries.make(events, outbound)
+        self._counts.take_up()
+        return made
 
     def offer(self, entries: CacheBatch) -> None:
         """Queue what was committed; never blocks."""
@@ -90,11 +106,16 @@ class SlotCache:
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """Repair the tail of these."""
+        self._counts.request()  # a topic that grew shows itself by a rebalance
         self._repair.assigned(partitions)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """These are somebody else's."""
         self._repair.revoked(partitions)
+
+    def request_repair(self) -> None:
+        """Repair the tail of everything owned: a position moved past predictions that others committed. Any thread."""
+        self._repair.request()
 
     def run(self) -> None:
         """Body of the cache thread."""

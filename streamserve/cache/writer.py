@@ -96,6 +96,7 @@ class CacheWriter:
         clock: for waits and durations.
         metrics: where to count.
         repair: mends the cache from the topic, or None.
+        upkeep: called before each step, whether the cache answers or not.
         batch_keys: most entries of one write.
         queue_bytes: most bytes that wait.
         backoff, random: of the circuit breaker.
@@ -109,6 +110,7 @@ class CacheWriter:
         clock: Clock,
         metrics: WriterMetrics | None = None,
         repair: Repair | None = None,
+        upkeep: Callable[[], None] = lambda: None,
         batch_keys: int = 1000,
         queue_bytes: int = QUEUE_BYTES,
         backoff: Backoff | None = None,
@@ -119,6 +121,7 @@ class CacheWriter:
         self._clock = clock
         self._metrics = metrics or WriterMetrics()
         self._repair = repair
+        self._upkeep = upkeep
         self._batch_keys = batch_keys
         self._queue_bytes = queue_bytes
         self._breaker = Breaker(backoff or Backoff(), clock, random or Random())  # noqa: S311 - jitter
@@ -180,10 +183,11 @@ class CacheWriter:
 
     def step(self) -> float:
         """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next one."""
-        wait_s = self._breaker.wait_s()
-        if wait_s > 0:
-            return min(wait_s, IDLE_S)
         try:
+            self._upkeep()
+            wait_s = self._breaker.wait_s()
+            if wait_s > 0:
+                return min(wait_s, IDLE_S)
             wrote = self._write()
             self._after_outage()  # before markers are written: they would tell the new server that all is there
             more = self._mend()

@@ -8,7 +8,7 @@ and the tracing headers are those of the input record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import NamedTuple, cast
@@ -44,14 +44,24 @@ class JsonPredictionEncoder:
         outputs: the outputs of the model's signature.
         entity_header: write the entity key into a header, because it is not the record's key (`input.key` is set) and
             the cache must be able to find it again when it is rebuilt from the topic.
+        partition_count: partitions of an input topic, to be told in `source`, because the cache orders predictions by
+            it and the count of later days may be another; None leaves it out.
 
     Raises:
         ContractError: an output or threshold names what the model does not give, or a name is taken twice.
     """
 
-    def __init__(self, output: OutputSettings, outputs: Sequence[TensorSpec], *, entity_header: bool = False) -> None:
+    def __init__(
+        self,
+        output: OutputSettings,
+        outputs: Sequence[TensorSpec],
+        *,
+        entity_header: bool = False,
+        partition_count: Callable[[str], int] | None = None,
+    ) -> None:
         self._topic = output.topic
         self._columns = _plan(output, outputs)
+        self._partition_count = partition_count
         self._headers = _carried_and_entity if entity_header else _carried
 
     def encode(self, predictions: PredictionBatch) -> tuple[OutboundBatch, list[Reject]]:
@@ -85,7 +95,8 @@ class JsonPredictionEncoder:
         columns += [repeat(b'},"event_time":'), _numbers(events.event_time_ms)]
         columns += [repeat(b',"source":{"topic":'), source.topic_texts()]
         columns += [repeat(b',"partition":'), _numbers(source.partition)]
-        columns += [repeat(b',"offset":'), _numbers(source.offset), repeat(b"}}")]
+        columns += [repeat(b',"offset":'), _numbers(source.offset)]
+        columns += [repeat(b"}}") if self._partition_count is None else source.count_texts(self._partition_count)]
         # The columns of constants are endless: the id column ends the join.
         values: list[bytes | None] = list(map(b"".join, zip(*columns, strict=False)))
         return OutboundBatch(
@@ -179,6 +190,11 @@ class _Source(NamedTuple):
 
     def topic_texts(self) -> Iterable[bytes]:
         texts = {topic: orjson.dumps(topic) for topic in set(self.topic)}
+        return repeat(*texts.values()) if len(texts) == 1 else [texts[topic] for topic in self.topic]
+
+    def count_texts(self, partition_count: Callable[[str], int]) -> Iterable[bytes]:
+        """The partition count of each row's topic, and the end of the record."""
+        texts = {topic: b',"partitions":%d}}' % partition_count(topic) for topic in set(self.topic)}
         return repeat(*texts.values()) if len(texts) == 1 else [texts[topic] for topic in self.topic]
 
 

@@ -235,6 +235,20 @@ def test_an_error_at_the_end_does_not_leave_the_thread():
     assert "node" in str(told[0])
 
 
+def test_upkeep_gets_its_turn_while_the_cache_is_away_and_may_fail_too():
+    calls, told = [], []
+    cache = MemoryCache()
+    cache.fail_with = AWAY
+    work = writer(cache, upkeep=lambda: calls.append(1), metrics=WriterMetrics(failed=told.append))
+    work.offer(entries(a=1))
+    for _ in range(3):
+        work.step()
+    assert (len(calls), cache.calls) == (3, 0)
+    work = writer(MemoryCache(), upkeep=[].pop, metrics=WriterMetrics(failed=told.append))
+    assert work.step() > 0
+    assert "IndexError" in str(told[-1])
+
+
 def test_a_ticket_is_settled_when_all_that_was_offered_before_it_is_written():
     cache, clock = MemoryCache(), HandClock()
     work = writer(cache, clock, batch_keys=1)

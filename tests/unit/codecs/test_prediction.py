@@ -62,6 +62,20 @@ def test_the_document_of_the_contract():
     assert JsonPredictionEncoder.documents(out) == out.value
 
 
+def test_the_partition_count_of_the_input_topic_stands_in_the_source_when_it_is_asked_for():
+    made = predictions({"p": np.array([1.5, 2.5], np.float32)})
+    for topics, counts in ((["a", "a"], [3, 3]), (["a", "b"], [3, 12])):
+        made.events.origin.topic[:] = topics
+        encoder = JsonPredictionEncoder(
+            OutputSettings(topic="out"), [spec("p")], partition_count={"a": 3, "b": 12}.__getitem__
+        )
+        out, _ = encoder.encode(made)
+        assert [json.loads(value)["source"]["partitions"] for value in out.value] == counts
+    assert out.value[1].endswith(b',"offset":1,"partitions":12}}')
+    out, _ = JsonPredictionEncoder(OutputSettings(topic="out"), [spec("p")]).encode(made)
+    assert b"partitions" not in b"".join(out.value)
+
+
 IDS = ['a",', 'b","c', "\\", '\\",\n  "', "é\u2028", "", "\x00\n", "😀", "[", "x" * 10_000]
 
 
