@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import BrokerUnavailable, ContractError
-from streamserve.kafka.clients import admin_properties
+from streamserve.kafka.clients import admin_properties, producer_properties
 from streamserve.kafka.errors import first_error
 
 TIMEOUT_S = 10.0
@@ -32,7 +32,8 @@ class TopicFacts:
 
     Attributes:
         partitions: partition count per topic.
-        max_bytes: most bytes of key, value and headers of one record, per output topic.
+        max_bytes: most bytes of key, value and headers of one record, per output topic: what the topic and our own
+            producer take.
     """
 
     partitions: dict[str, int]
@@ -67,9 +68,10 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
         )
     mock = str(cluster.cluster_id or "").startswith(MOCK_CLUSTER)
     limits = dict.fromkeys(outputs, DEFAULT_MAX_MESSAGE_BYTES) if mock else _limits(admin, outputs)
+    ours = int(producer_properties(settings)["message.max.bytes"])
     return TopicFacts(
         partitions={topic: len(found[topic].partitions) for topic in wanted},
-        max_bytes={topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in limits.items()},
+        max_bytes={topic: min(limit, ours) - RECORD_OVERHEAD_BYTES for topic, limit in limits.items()},
     )
 
 
