@@ -15,6 +15,7 @@ from time import perf_counter
 from streamserve.batch import (
     CacheBatch,
     EventBatch,
+    Headers,
     OutboundBatch,
     Positions,
     RecordBatch,
@@ -154,16 +155,21 @@ class Stages:
     def _may_be_oversized(self, outbound: OutboundBatch) -> bool:
         longest = max(map(len, filter(None, outbound.value)), default=0)
         longest += max(map(len, filter(None, outbound.key)), default=0)
-        return bool(outbound.headers) or longest > self._max_output_bytes
+        longest += max(map(_header_bytes, filter(None, outbound.headers or ())), default=0)
+        return longest > self._max_output_bytes
 
     def _without_oversized(self, outbound: OutboundBatch) -> tuple[OutboundBatch, list[Reject]]:
         keep, rejects = [], []
         headers = outbound.headers or [None] * len(outbound)
         for i, (key, value, extra) in enumerate(zip(outbound.key, outbound.value, headers, strict=True)):
-            size = len(key or b"") + len(value or b"") + sum(len(n) + len(v or b"") for n, v in extra or ())
+            size = len(key or b"") + len(value or b"") + _header_bytes(extra or [])
             if size <= self._max_output_bytes:
                 keep.append(i)
                 continue
             detail = f"the prediction has {size} bytes, {outbound.topic} takes {self._max_output_bytes}"
             rejects.append(Reject(row=outbound.row[i], stage="encode", reason="too_large", detail=detail))
         return (outbound.take(keep), rejects) if rejects else (outbound, rejects)
+
+
+def _header_bytes(headers: Headers) -> int:
+    return sum([len(name) + len(value or b"") for name, value in headers])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -158,6 +159,19 @@ def test_a_prediction_is_too_large_by_key_and_value_together(size):
     batch = stages().score(records([b"x" * size, b"good"]))  # the key has two bytes
     assert [r.reason for r in batch.rejects] == (["too_large"] if size + 2 > 100 else [])
     assert batch.predicted == 2 - len(batch.rejects)
+
+
+def test_a_batch_with_small_headers_is_not_gone_through_row_by_row(monkeypatch):
+    def traced(predictions):
+        outbound, rejects = encode(predictions)
+        return replace(outbound, headers=[[("traceparent", b"00-1")], None]), rejects
+
+    def row_by_row(*_):
+        raise AssertionError("every row was measured")
+
+    monkeypatch.setattr(Stages, "_without_oversized", row_by_row)
+    batch = stages(encoder=SimpleNamespace(encode=traced)).score(records([b"good", b"good"]))
+    assert batch.predicted == 2
 
 
 def test_headers_count_too():
