@@ -155,6 +155,14 @@ def _timeouts(settings: PipelineSettings) -> Iterator[Finding]:
         for name in ("message.timeout.ms", "delivery.timeout.ms"):
             if _integer(settings, name, 0) > transaction:
                 yield Finding(("kafka", name), f"must be at most transaction.timeout.ms ({transaction})")
+        interval = settings.delivery.commit_interval_ms
+        if interval > transaction / 2:
+            yield Finding(
+                ("delivery", "commit_interval_ms"),
+                f"must be at most half of transaction.timeout.ms ({transaction}): {interval:g} ms leave a transaction"
+                " too little time to commit before the brokers abort it",
+                f"at most {transaction // 2}, or a longer kafka.transaction.timeout.ms",
+            )
 
 
 def _slow_stop(settings: PipelineSettings) -> Iterator[Finding]:

@@ -128,6 +128,14 @@ def test_a_plain_configuration_has_no_issue(found):
             "error: 2:35: kafka.message.timeout.ms: must be at most transaction.timeout.ms (30000)",
         ),
         (
+            {"more": "delivery: {commit_interval_ms: 15001}"},
+            (
+                "error: 8:12: delivery.commit_interval_ms: must be at most half of transaction.timeout.ms (30000): "
+                "15001 ms leave a transaction too little time to commit before the brokers abort it (at most 15000, or "
+                "a longer kafka.transaction.timeout.ms)"
+            ),
+        ),
+        (
             {"more": "delivery: {drain_timeout_s: 300}"},
             (
                 "warning: 8:12: delivery.drain_timeout_s: a drain of 300 s outlasts max.poll.interval.ms (300000): the "
@@ -136,7 +144,10 @@ def test_a_plain_configuration_has_no_issue(found):
         ),
         (
             {"model": "model: {name: other}"},
-            "warning: 5:9: model.name: there is no model at /models/other (streamserve model push adds one)",
+            (
+                "warning: 5:9: model.name: there is no model at /models/other (mend model.name or model.repository, or "
+                "put the model there: docs/models.md)"
+            ),
         ),
         (
             {"more": "cache: {url: 'redis://:x@h'}"},
@@ -190,3 +201,18 @@ def test_a_mistake_in_a_topic_is_an_error_with_its_line(found, tmp_path):
         "error: /topics/a.yaml:3:12: metadata.name: a topic name uses `.`, never `_` (call it a.b)",
         "error: /topics/a.yaml:4:8: spec.partitions: must be a whole number from 1 to 100000",
     ]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"more": "delivery: {commit_interval_ms: 15000}"},
+        {"more": "delivery: {commit_interval_ms: 15001, guarantee: at_least_once}"},
+        {
+            "kafka": "kafka: {bootstrap.servers: 'b:1', transaction.timeout.ms: 40000}",
+            "more": "delivery: {commit_interval_ms: 15001}",
+        },
+    ],
+)
+def test_a_commit_interval_that_leaves_time_to_commit_is_no_issue(found, sections):
+    assert found(**sections) == []
