@@ -26,6 +26,7 @@ import signal
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -91,8 +92,22 @@ class _Known:
         return at >= 0 and offset <= self.ranges[at][1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Knowledge:
+    """A record and its look-ups, replaced together, so that no thread sees half."""
+
+    record: Record
+    by_partition: Mapping[tuple[str, int], _Known]
+
+    @classmethod
+    def of(cls, record: Record) -> _Knowledge:
+        return cls(record, _by_partition(record))
+
+
 class Quarantine:
-    """The knowledge of one slot. `split` belongs to the compute thread, the rest to any one other thread.
+    """The knowledge of one slot.
+
+    `split` belongs to the compute thread, `forget` to the commit thread, `reload` to the poll thread.
 
     Args:
         state_dir: folder of all slots of this pipeline on this machine.
@@ -101,8 +116,7 @@ class Quarantine:
 
     def __init__(self, state_dir: str | Path, record: Record) -> None:
         self._folder = Path(state_dir)
-        self._record = record
-        self._known = _by_partition(record)
+        self._knowledge = _Knowledge.of(record)
 
     @classmethod
     def load(cls, state_dir: str | Path, slot: str, crashed_by: int | None = None) -> Quarantine:
@@ -150,9 +164,9 @@ class Quarantine:
         return record
 
     def split(self, records: RecordBatch) -> Suspicion | None:
-        """What is known against these records; None, at once, when nothing is known at all."""
-        known = self._known
-        if not known:
+        """What is known against these records; None, at once, when nothing is known of their partitions."""
+        known = self._knowledge.by_partition
+        if not known or known.keys().isdisjoint(records.next_positions()):
             return None
         alone: set[int] = set()
         never: dict[int, str] = {}
@@ -172,26 +186,29 @@ class Quarantine:
 
         A disk that fails is a warning: what is dropped here then comes back, harmless, with the next life.
         """
-        if not self._known or not _passed(self._record, positions):
+        before = self._knowledge.record
+        record = _without(before, positions) if before != Record() else before
+        if record == before:
             return
-        record = _without(self._record, positions)
         try:
             with _locked(self._folder):
                 record = _without(_read(self._folder), positions)
                 _write(self._folder, record)
+                self._knowledge = _Knowledge.of(record)
         except OSError as error:
             log.warning("quarantine_not_written", extra={"path": str(self._folder), "why": str(error)})
-        self._take(record)
+            self._knowledge = _Knowledge.of(record)
 
     def reload(self) -> None:
-        """Learn what other slots of this machine found out since; worth it when partitions come over."""
-        with _locked(self._folder):
-            record = _read(self._folder)
-        self._take(record)
+        """Learn what other slots of this machine found out since; worth it when partitions come over.
 
-    def _take(self, record: Record) -> None:
-        self._record = record
-        self._known = _by_partition(record)
+        A folder that is gone or a disk that fails is a warning, and what is known stays: this runs within a rebalance.
+        """
+        try:
+            with _locked(self._folder):  # also against `forget`, whose news an older reading must not undo
+                self._knowledge = _Knowledge.of(_read(self._folder))
+        except OSError as error:
+            log.warning("quarantine_not_read", extra={"path": str(self._folder), "why": str(error)})
 
 
 def judged(record: Record, entry: Entry, crashed_by: int | None) -> Record:
@@ -249,10 +266,6 @@ def _by_partition(record: Record) -> Mapping[tuple[str, int], _Known]:
         else:
             facts.alone.add(convict.offset)
     return known
-
-
-def _passed(record: Record, positions: Positions) -> bool:
-    return _without(record, positions) != record
 
 
 def _without(record: Record, positions: Positions) -> Record:

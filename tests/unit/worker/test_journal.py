@@ -1,5 +1,7 @@
 import logging
 import stat
+import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamserve.batch import RecordBatch, TopicPartition
 from streamserve.errors import ConfigError
+from streamserve.worker import quarantine as quarantine_module
 from streamserve.worker.journal import CrashJournal, Entry, OffsetRange, ranges_of, read_abandoned
 from streamserve.worker.quarantine import (
     DEVICE_FAULT_EXIT_CODE,
@@ -209,6 +212,49 @@ def test_what_another_slot_learned_is_there_after_a_reload(tmp_path):
     assert quarantine.split(BATCH) is None
     quarantine.reload()
     assert list(quarantine.split(BATCH).never) == [0]
+
+
+def test_a_folder_that_is_gone_is_a_warning_and_what_is_known_stays(tmp_path, caplog):
+    folder = tmp_path / "state"
+    abandon(folder, "a", BATCH, [0])
+    quarantine = Quarantine.load(folder, "a", SEGV)
+    caplog.clear()
+    folder.rename(tmp_path / "elsewhere")
+    quarantine.reload()
+    assert [r.msg for r in caplog.records] == ["quarantine_not_read"]
+    assert list(quarantine.split(BATCH).never) == [0]
+
+
+class Unread(list):
+    """A column that must not be gone through."""
+
+    def __iter__(self):
+        raise AssertionError("read row by row")
+
+
+def test_rows_are_not_looked_at_where_nothing_is_known_of_their_partitions(tmp_path):
+    abandon(tmp_path, "a", BATCH, [0])
+    quarantine = Quarantine.load(tmp_path, "a", SEGV)
+    other = records(("t", 1, 5), ("t", 2, 5))
+    assert quarantine.split(replace(other, offset=Unread(other.offset), positions=other.next_positions())) is None
+
+
+def test_a_reload_does_not_bring_back_what_is_forgotten_meanwhile(tmp_path, monkeypatch):
+    abandon(tmp_path, "a", BATCH, [0])
+    quarantine = Quarantine.load(tmp_path, "a", SEGV)
+    forgetting = threading.Thread(target=quarantine.forget, args=[{TopicPartition("t", 0): 6}])
+
+    def while_it_is_taken_over(record):
+        if not forgetting.ident:
+            forgetting.start()
+            forgetting.join(0.2)  # it may not come to an end before the reload has
+        return by_partition(record)
+
+    by_partition = quarantine_module._by_partition
+    monkeypatch.setattr(quarantine_module, "_by_partition", while_it_is_taken_over)
+    quarantine.reload()
+    forgetting.join()
+    assert quarantine.split(BATCH) is None
 
 
 @pytest.mark.parametrize("slot", ["", "a/b", "a\0b"])
