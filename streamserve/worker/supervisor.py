@@ -49,7 +49,9 @@ class SupervisorSettings:
 
     Attributes:
         drain_timeout_s: what a slot allows itself for a drain.
-        grace_s: what it gets on top before it is killed.
+        grace_s: what it gets on top before it is killed: up to 5 s until the cache's queue is written, up to 10 s
+            until the consumer has left the group, and 5 s for the end of the process. A slot killed in between
+            leaves its partitions to nobody until its session is over.
         backoff_s, max_backoff_s: wait before the first restart, doubled for each further one up to the
             second. Each wait is drawn from the upper half of it, so that slots do not restart in step.
         settled_s: a life this long ends a row of bad ones.
@@ -57,7 +59,7 @@ class SupervisorSettings:
     """
 
     drain_timeout_s: float = 25.0
-    grace_s: float = 5.0
+    grace_s: float = 20.0
     backoff_s: float = 0.5
     max_backoff_s: float = 10.0
     settled_s: float = 60.0

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from streamserve.kafka.source import CLOSE_TIMEOUT_S
 from streamserve.worker.child import Exit
-from streamserve.worker.supervisor import SlotName, slot_names
+from streamserve.worker.supervisor import SlotName, SupervisorSettings, slot_names
 
 HERE = Path(__file__).parent
 QUICK = {"drain_timeout_s": 10, "grace_s": 1, "backoff_s": 0.02, "max_backoff_s": 0.05}
@@ -254,3 +255,7 @@ def test_an_exit_names_its_signal():
     assert str(Exit.of(-11)) == "SIGSEGV"
     assert str(Exit.of(3)) == "exit 3"
     assert str(Exit.of(-40)) == "signal 40"
+
+
+def test_a_slot_has_time_to_write_its_cache_and_to_leave_the_group_after_its_drain():
+    assert SupervisorSettings().grace_s >= 5 + CLOSE_TIMEOUT_S + 5
