@@ -191,7 +191,7 @@ class CacheWriter:
             wrote = self._write()
             self._after_outage()  # before markers are written: they would tell the new server that all is there
             more = self._mend()
-        except Exception as error:
+        except Exception as error:  # clients raise more than they document, and the worker must not end by it
             return self._failed(error)
         self._away_since_s = None
         if self._breaker.state != "closed":
