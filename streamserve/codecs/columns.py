@@ -42,13 +42,14 @@ class Trouble(NamedTuple):
         return Reject(row=row, stage="decode", reason=self.reason, detail=self.detail, feature=self.feature)
 
 
-def assemble(layout: EventLayout, records: RecordBatch, kept: list[int], rows: Sequence[Row]) -> EventBatch:
-    """The events of `rows`, of which row `i` is record `kept[i]`.
+def assemble(
+    layout: EventLayout, records: RecordBatch, kept: list[int], columns: Sequence[Sequence[object]]
+) -> EventBatch:
+    """The events of decoded `columns`, one per name of the layout; row `i` of each is record `kept[i]`.
 
     Raises:
         Unfit: `problem` finds something in at least one row.
     """
-    columns: list[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(layout.names)
     fields: dict[str, Column] = {}
     if layout.vector is not None:
         vectors = cast("Sequence[list[float] | None]", columns[0])

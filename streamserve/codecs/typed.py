@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from operator import attrgetter
 from typing import cast
 
 import msgspec
@@ -42,6 +43,7 @@ class TypedDecoder:
         describe: Callable[[bytes], str] = lambda _: "",
     ) -> None:
         self._layout = layout
+        self._fields = [attrgetter(f"field_{number}") for number in range(len(layout.names))]
         self._decode = decode
         self._format = format
         self._max_record_bytes = max_record_bytes
@@ -53,8 +55,9 @@ class TypedDecoder:
         try:
             if values and max(map(len, values)) > self._max_record_bytes:
                 raise Unfit
-            rows = list(map(msgspec.structs.astuple, [decode(value) for value in values]))
-            return assemble(self._layout, records, list(range(len(values))), rows), []
+            events = [decode(value) for value in values]
+            columns = [list(map(field, events)) for field in self._fields]
+            return assemble(self._layout, records, list(range(len(values))), columns), []
         except Exception:
             # Whatever it was (a null value, bad bytes, a bad row), the pass below names the row and the
             # reason.
@@ -90,7 +93,8 @@ class TypedDecoder:
             else:
                 kept.append(i)
                 rows.append(row)
-        return assemble(self._layout, records, kept, rows), rejects
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._fields)
+        return assemble(self._layout, records, kept, columns), rejects
 
     def _misfit(self, message: str) -> Trouble:
         """Msgspec's message, which ends in the path of the value at fault, as a reject."""

@@ -23,7 +23,7 @@ from streamserve.errors import StreamServeError
 DEFAULT_PORT = 8080
 READY_TIMEOUT_S = 90.0
 READY_POLL_S = 0.05
-DRAIN_TIMEOUT_S = 40.0
+DRAIN_TIMEOUT_S = 50.0
 
 
 class DemoWorkers:

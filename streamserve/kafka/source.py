@@ -3,7 +3,7 @@
 Owns the one `Consumer`; the poll thread alone calls it. Offsets are ours (`pipeline.Assignment`), never the client's:
 `consumer.position()` runs ahead of what a failing call has handed out. Rebalance callbacks call no assign function
 and raise nothing: they tell the listener, which may commit what is in flight, and then the partitions leave.
-Metadata of the group is published after every poll, newest wins (docs/delivery.md, "Rebalance").
+Metadata of the group is published in the callbacks and every few polls, newest wins (docs/delivery.md, "Rebalance").
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from streamserve.telemetry.logs import Log
 
 REQUEST_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
+PUBLISH_S = 0.02
+"""How old published group metadata may be. The call holds the interpreter's lock while it waits for the client's own
+thread; after every poll it cost 7 % of a busy worker's time. What is too old costs an abort, never a wrong commit."""
 
 # Unbound methods of the client's message: `map` over them makes a column at a fifth of a comprehension's cost. Without
 # deserializers keys and values are bytes, which the client's annotations cannot say.
@@ -77,6 +80,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._listener: AssignmentListener | None = None
         self._metadata: object = None
+        self._publish_at_s = 0.0
         self._paused: set[TopicPartition] = set()
         self._refused = 0
         self._closed = False
@@ -106,14 +110,11 @@ class KafkaSource:
     def poll(self, max_records: int, timeout_s: float) -> RecordBatch | None:
         first = self._consumer.poll(timeout_s)
         epochs = self._assignment.epochs
-        if first is None:
-            if epochs:
-                self._publish()
-            return None
-        messages: list[Any] = [first]
-        if max_records > 1:
+        messages: list[Any] = [] if first is None else [first]
+        if messages and max_records > 1:
             messages += self._consumer.consume(max_records - 1, 0)
-        self._publish()
+        if epochs and self._clock.monotonic_s() >= self._publish_at_s:
+            self._publish()
         if any(map(_ERROR, messages)):
             messages = [message for message in messages if not self._handled_error(message)]
         if self._assignment.epochs is not epochs:
@@ -327,6 +328,7 @@ class KafkaSource:
 
     def _publish(self) -> None:
         self._metadata = self._consumer.consumer_group_metadata()
+        self._publish_at_s = self._clock.monotonic_s() + PUBLISH_S
 
     def _on_assign(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
         owned = _ours(partitions)

@@ -30,7 +30,7 @@ class Batcher:
         self._max_delay_s = max_delay_s
         self._capacity = capacity
         self._capacity_bytes = max_bytes * max(1, capacity // max_size)
-        self._chunks: deque[RecordBatch] = deque()
+        self._chunks: deque[tuple[RecordBatch, int]] = deque()
         self._records = 0
         self._bytes = 0
 
@@ -44,9 +44,10 @@ class Batcher:
 
     def add(self, chunk: RecordBatch) -> None:
         """Append records."""
-        self._chunks.append(chunk)
+        volume = _volume(chunk.value)
+        self._chunks.append((chunk, volume))
         self._records += len(chunk)
-        self._bytes += _volume(chunk.value)
+        self._bytes += volume
 
     def clear(self) -> None:
         """Drop everything."""
@@ -59,7 +60,7 @@ class Batcher:
             return None
         if self._max_delay_s <= 0 or self._records >= self._max_size or self._bytes >= self._max_bytes:
             return 0.0
-        return max(0.0, self._chunks[0].polled_s + self._max_delay_s - now_s)
+        return max(0.0, self._chunks[0][0].polled_s + self._max_delay_s - now_s)
 
     def take(self) -> tuple[RecordBatch, CloseReason]:
         """The next batch and why it is no larger. Only when `ready_in_s` is 0."""
@@ -67,42 +68,43 @@ class Batcher:
         size = volume = 0
         reason: CloseReason = "delay" if self._max_delay_s > 0 else "idle"
         while self._chunks and size < self._max_size:
-            chunk = self._chunks[0]
+            chunk, chunk_bytes = self._chunks[0]
             if taken and chunk.epochs is not taken[0].epochs:
                 reason = "epoch"
                 break
-            fit, fit_bytes = self._fit(chunk, self._max_size - size, self._max_bytes - volume)
-            if fit < len(chunk):
+            self._chunks.popleft()
+            room, room_bytes = self._max_size - size, self._max_bytes - volume
+            if len(chunk) > room or chunk_bytes > room_bytes:
                 reason = "bytes"
-                fit = fit or (0 if taken else 1)
-                self._chunks.popleft()
-                if fit < len(chunk):
-                    self._chunks.appendleft(chunk.rows(fit, len(chunk)))
-                if fit:
-                    taken.append(chunk.rows(0, fit))
-                    size += fit
-                    volume += _volume(taken[-1].value)
+                fit = _fitting(chunk, room, room_bytes) or (0 if taken else 1)
+                chunk, chunk_bytes = self._split(chunk, chunk_bytes, fit)
+            if len(chunk):
+                taken.append(chunk)
+            size += len(chunk)
+            volume += chunk_bytes
+            if reason == "bytes":
                 break
-            taken.append(self._chunks.popleft())
-            size += fit
-            volume += fit_bytes
         self._records -= size
         self._bytes -= volume
         return RecordBatch.concat(taken), "size" if size == self._max_size else reason
 
-    @staticmethod
-    def _fit(chunk: RecordBatch, room: int, room_bytes: int) -> tuple[int, int]:
-        """How many leading records of `chunk` fit, and their bytes."""
-        values = chunk.value[:room]
-        volume = _volume(values)
-        if volume <= room_bytes:
-            return len(values), volume
-        volume = 0
-        for count, value in enumerate(values):
-            if volume + len(value or b"") > room_bytes:
-                return count, volume
-            volume += len(value or b"")
-        return len(values), volume
+    def _split(self, chunk: RecordBatch, chunk_bytes: int, at: int) -> tuple[RecordBatch, int]:
+        """The first `at` records of a chunk and their bytes; the rest goes back to the front."""
+        if at == len(chunk):
+            return chunk, chunk_bytes
+        head = chunk.rows(0, at)
+        head_bytes = _volume(head.value)
+        self._chunks.appendleft((chunk.rows(at, len(chunk)), chunk_bytes - head_bytes))
+        return head, head_bytes
+
+
+def _fitting(chunk: RecordBatch, room: int, room_bytes: int) -> int:
+    """How many leading records of `chunk` fit."""
+    for count, value in enumerate(chunk.value[:room]):
+        room_bytes -= len(value or b"")
+        if room_bytes < 0:
+            return count
+    return min(room, len(chunk))
 
 
 def _volume(values: list[bytes | None]) -> int:

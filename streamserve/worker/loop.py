@@ -287,7 +287,7 @@ class Worker:
                 continue
             batch = self._stages.score(records)
             self._ratio.add(len(records), len(batch.rejects))
-            self._rotation.put(batch)
+            self._rotation.put(batch, more_behind=reason in {"size", "bytes"})
         self._rotation.close()
 
     # -- write ---------------------------------------------------------------------------------------------------
