@@ -26,7 +26,7 @@ from streamserve.pipeline.infer import InferStage
 from streamserve.pipeline.poison import BatchBound
 from streamserve.pipeline.ratio import RejectRatio
 from streamserve.pipeline.stages import Stages
-from streamserve.ports import Engine, ModelFiles, Sink
+from streamserve.ports import Decoder, Engine, Enricher, ModelFiles, Signature, Sink
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.http import ObservabilityServer
 from streamserve.telemetry.logs import Log
@@ -106,8 +106,6 @@ class Slot:
     @contextlib.contextmanager
     def _build(self, engine: Engine, files: ModelFiles, metrics: WorkerMetrics, health: Health) -> Iterator[Worker]:
         from streamserve.codecs import build_decoder
-        from streamserve.codecs.dead_letter import DeadLetterEncoder
-        from streamserve.codecs.prediction import JsonPredictionEncoder
         from streamserve.engines import warm_sizes
         from streamserve.enrich.features import FeatureEnricher
 
@@ -117,12 +115,6 @@ class Slot:
         enricher = FeatureEnricher(settings.features, engine.signature)
         facts = topic_facts(settings)
         cache = build_cache(settings, facts, metrics, clock, log)
-        encoder = JsonPredictionEncoder(
-            settings.output,
-            engine.signature.outputs,
-            entity_header=settings.input.key is not None,
-            partition_count=cache.partition_count if cache is not None else None,
-        )
         health.condition("topics", met=True)
         engine.warm(warm_sizes(settings.engine.max_batch_size))
         health.condition("warm", met=True)
@@ -132,21 +124,8 @@ class Slot:
         assignment = Assignment(clock)
         calls = PollCalls()
         with CrashJournal(folder, self._name) as journal:
-            stages = Stages(
-                decoder=decoder,
-                enricher=enricher,
-                infer=InferStage(engine, identity, journal, quarantine, BatchBound()),
-                encoder=encoder,
-                reject_encoder=DeadLetterEncoder(
-                    settings.dead_letter.topic,
-                    settings.pipeline,
-                    facts.max_bytes[settings.dead_letter.topic],
-                    lambda: identity,
-                ),
-                max_output_bytes=facts.max_bytes[settings.output.topic],
-                metrics=metrics,
-                cache_entries=cache.entries if cache is not None else None,
-            )
+            infer = InferStage(engine, identity, journal, quarantine, BatchBound())
+            stages = build_stages(settings, facts, identity, decoder, enricher, infer, engine.signature, cache, metrics)
             source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
             worker = Worker(
                 source=source,
@@ -184,6 +163,43 @@ def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:
     from streamserve.engines import build_engine
 
     return build_engine(files, settings.engine)
+
+
+def build_stages(
+    settings: PipelineSettings,
+    facts: TopicFacts,
+    identity: ModelIdentity,
+    decoder: Decoder,
+    enricher: Enricher,
+    infer: InferStage,
+    signature: Signature,
+    cache: SlotCache | None,
+    metrics: WorkerMetrics,
+) -> Stages:
+    """The compute thread's work, with encoders that know the limits of their topics."""
+    from streamserve.codecs.dead_letter import DeadLetterEncoder
+    from streamserve.codecs.prediction import JsonPredictionEncoder
+
+    return Stages(
+        decoder=decoder,
+        enricher=enricher,
+        infer=infer,
+        encoder=JsonPredictionEncoder(
+            settings.output,
+            signature.outputs,
+            entity_header=settings.input.key is not None,
+            partition_count=cache.partition_count if cache is not None else None,
+        ),
+        reject_encoder=DeadLetterEncoder(
+            settings.dead_letter.topic,
+            settings.pipeline,
+            facts.max_bytes[settings.dead_letter.topic],
+            lambda: identity,
+        ),
+        max_output_bytes=facts.max_bytes[settings.output.topic],
+        metrics=metrics,
+        cache_entries=cache.entries if cache is not None else None,
+    )
 
 
 def build_batcher(settings: PipelineSettings) -> Batcher:
