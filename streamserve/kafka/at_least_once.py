@@ -21,6 +21,7 @@ from streamserve.kafka.producing import METADATA_TIMEOUT_S, PartitionCounts, pro
 from streamserve.telemetry.logs import Log
 
 FLUSH_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 class AtLeastOnceSink:
@@ -36,16 +37,11 @@ class AtLeastOnceSink:
         self._commit_offsets = commit_offsets
         self._log = log
         self._producer: Any = None
-        self._failure: KafkaError | None = None
+        self._failures: list[KafkaError] = []
         self._partitions = PartitionCounts()
 
     def open(self) -> None:
-        properties = with_callbacks(
-            {**self._properties, "on_delivery": self._on_delivery},
-            error=lambda _error: None,
-            logger=self._log.as_logger("kafka.producer"),
-        )
-        self._producer = Producer(properties)
+        self._connect()
         try:
             self._producer.list_topics(timeout=METADATA_TIMEOUT_S)
         except KafkaException as exception:
@@ -55,15 +51,12 @@ class AtLeastOnceSink:
         return _Delivery(self)
 
     def recover(self) -> None:
-        """Drop what is queued; the worker will produce it again."""
-        self._producer.purge()
-        self._producer.flush(1.0)
-        self._failure = None
+        """A new client: the old one may go on failing records that it was handed after it was purged."""
+        self._discard()
+        self._connect()
 
     def close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            threading.Thread(target=producer.flush, args=(5.0,), name="producer-close", daemon=True).start()
+        self._discard()
 
     def add(self, outbound: OutboundBatch) -> None:
         """Produce; the client may send at once."""
@@ -72,17 +65,39 @@ class AtLeastOnceSink:
     def flush(self) -> None:
         """Wait for every record. Raises: SinkError, retryable, when one was not delivered."""
         remaining = self._producer.flush(FLUSH_TIMEOUT_S)
-        if remaining or self._failure is not None:
-            why = self._failure.str() if self._failure is not None else f"{remaining} records still queued"
+        if remaining or self._failures:
+            why = self._failures[0].str() if self._failures else f"{remaining} records still queued"
             raise SinkError(f"delivery failed: {why}", retryable=True)
 
     def commit(self, positions: Positions) -> None:
         """Commit the offsets of what was flushed."""
         self._commit_offsets(positions)
 
-    def _on_delivery(self, error: KafkaError | None, _message: object) -> None:
-        if error is not None:
-            self._failure = error
+    def _connect(self) -> None:
+        failures: list[KafkaError] = []  # of this client alone: an old one may still report
+
+        def delivered(error: KafkaError | None, _message: object) -> None:
+            if error is not None:
+                failures.append(error)
+
+        properties = with_callbacks(
+            {**self._properties, "on_delivery": delivered},
+            error=lambda _error: None,
+            logger=self._log.as_logger("kafka.producer"),
+        )
+        self._producer, self._failures = Producer(properties), failures
+
+    def _discard(self) -> None:
+        """Let the client go in a thread of its own: closing can hang when brokers are away."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+
+        def close() -> None:
+            producer.purge()
+            producer.flush(CLOSE_TIMEOUT_S)
+
+        threading.Thread(target=close, name="producer-close", daemon=True).start()
 
 
 class _Delivery:
