@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as ClientPartition
 
 from streamserve.batch import OutboundBatch, TopicPartition
@@ -24,6 +24,11 @@ from streamserve.telemetry.logs import Log
 from streamserve.testing import ManualClock, MemoryBroker, MemorySink, memory_settings
 from tests.services import create_topic, produce, read_all, unique
 
+COORDINATOR_LOADS = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+}
 LISTENER = SimpleNamespace(on_assigned=lambda _: None, on_revoked=lambda _: None, on_lost=lambda _: None)
 
 
@@ -137,9 +142,18 @@ class OnKafka:
 
     def committed(self):
         reader = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
-        (found,) = reader.committed([ClientPartition(self.input, 0)], timeout=30)
-        reader.close()
-        return found.offset if found.offset >= 0 else None
+        deadline = time.monotonic() + 30
+        try:
+            while True:
+                try:
+                    (found,) = reader.committed([ClientPartition(self.input, 0)], timeout=30)
+                    return found.offset if found.offset >= 0 else None
+                except KafkaException as error:  # a broker that just made its offsets topic is still loading it
+                    if error.args[0].code() not in COORDINATOR_LOADS or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+        finally:
+            reader.close()
 
     def visible(self, topic=None):
         return [message.value() for message in read_all(self.bootstrap, topic or self.output)]

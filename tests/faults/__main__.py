@@ -23,7 +23,9 @@ WITNESSED = ("live_differs", "offsets_back", "offset_samples", "stale", "keys")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(f"{row.name}: {row.title}" for row in ROWS))
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=", ".join(f"{row.name}: {row.title}" for row in ROWS).replace("%", "%%")
+    )
     parser.add_argument("--seconds", type=float, help="of load, instead of the row's own")
     parser.add_argument("--rate", type=float, help="events a second")
     parser.add_argument("--faults", type=int, help="how many")
