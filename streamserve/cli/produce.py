@@ -8,6 +8,7 @@ are encoded as such.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -91,9 +92,8 @@ def _run(job: _Job, sender: EventSender, lines: Iterator[Line], progress: Sendin
         with sender, progress:
             started_s = time.monotonic()
             try:
-                _send(job, sender, lines, progress, stop)
-            except Interrupted:
-                pass
+                with contextlib.suppress(Interrupted):  # what was taken is flushed below, and the summary says so
+                    _send(job, sender, lines, progress, stop)
             except LineError as error:
                 job.wrong = error
             sender.flush()
