@@ -14,9 +14,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streamserve.batch import OutboundBatch, Positions
-from streamserve.errors import BrokerUnavailable, SinkError
+from streamserve.errors import SinkError
 from streamserve.kafka.clients import Properties, with_callbacks
-from streamserve.kafka.errors import first_error
+from streamserve.kafka.errors import no_broker
 from streamserve.kafka.producing import METADATA_TIMEOUT_S, PartitionCounts, produce_all
 from streamserve.telemetry.logs import Log
 
@@ -45,7 +45,7 @@ class AtLeastOnceSink:
         try:
             self._producer.list_topics(timeout=METADATA_TIMEOUT_S)
         except KafkaException as exception:
-            raise BrokerUnavailable(f"no Kafka broker answers: {first_error(exception).str()}") from exception
+            raise no_broker(self._properties.get("bootstrap.servers", ""), exception) from exception
 
     def begin(self, timeout_s: float) -> _Delivery:  # noqa: ARG002  nothing to wait for
         return _Delivery(self)

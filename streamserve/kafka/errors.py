@@ -105,6 +105,14 @@ def source_error(error: KafkaError, operation: str) -> StreamServeError:
     return SourceError(what, retryable=error.code() in MOVED_ON or error.retriable())
 
 
+def no_broker(servers: object, exception: KafkaException) -> BrokerUnavailable:
+    """The first request of a client went unanswered."""
+    return BrokerUnavailable(
+        f"no Kafka broker answers at {servers} ({first_error(exception).str()});"
+        " check kafka.bootstrap.servers and that the brokers run"
+    )
+
+
 def _remedy(error: KafkaError) -> str:
     if error.code() in FORBIDDEN:
         return "; check the credentials in the kafka: block and the access control lists (docs/delivery.md)"

@@ -13,9 +13,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from streamserve.config.settings import PipelineSettings
-from streamserve.errors import BrokerUnavailable, ContractError
+from streamserve.errors import ContractError
 from streamserve.kafka.clients import admin_properties, producer_properties
-from streamserve.kafka.errors import first_error
+from streamserve.kafka.errors import no_broker
 
 TIMEOUT_S = 10.0
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
@@ -53,11 +53,7 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
     try:
         cluster = admin.list_topics(timeout=TIMEOUT_S)
     except KafkaException as exception:
-        servers = settings.kafka.get("bootstrap.servers", "")
-        raise BrokerUnavailable(
-            f"no Kafka broker answers at {servers} ({first_error(exception).str()});"
-            " check kafka.bootstrap.servers and that the brokers run"
-        ) from exception
+        raise no_broker(settings.kafka.get("bootstrap.servers", ""), exception) from exception
     found: Any = cluster.topics
     missing = [topic for topic in wanted if topic not in found or not found[topic].partitions]
     if missing:

@@ -29,9 +29,9 @@ from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition
 from streamserve.clock import Clock
 from streamserve.config.settings import PipelineSettings
 from streamserve.config.start_position import parse_start
-from streamserve.errors import BrokerUnavailable, ContractError, SourceError
+from streamserve.errors import ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
-from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, source_error
+from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, no_broker, source_error
 from streamserve.pipeline.assignment import Assignment
 from streamserve.ports import AssignmentListener
 from streamserve.telemetry.logs import Log
@@ -366,11 +366,7 @@ class KafkaSource:
         try:
             cluster = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
         except KafkaException as exception:
-            servers = self._settings.kafka.get("bootstrap.servers", "")
-            raise BrokerUnavailable(
-                f"no Kafka broker answers at {servers} ({first_error(exception).str()});"
-                " check kafka.bootstrap.servers and that the brokers run"
-            ) from exception
+            raise no_broker(self._settings.kafka.get("bootstrap.servers", ""), exception) from exception
         missing = [topic for topic in self._settings.input.topics if topic not in cluster.topics]
         if missing:
             raise ContractError(
