@@ -13,10 +13,10 @@ import typer
 from streamserve.cli import scaffold
 from streamserve.cli.console import emit_json, say, show
 from streamserve.cli.options import Format, FormatOption
+from streamserve.config.base import NAME_PATTERN
 from streamserve.config.lint import check
 from streamserve.config.loading import load
 from streamserve.config.schema import render as render_schema
-from streamserve.config.settings import NAME_PATTERN
 from streamserve.errors import ContractError, StreamServeError
 
 MAX_SAMPLE_BYTES = 1 << 20

@@ -9,26 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
-TOPIC_PATTERN = r"^[a-zA-Z0-9.-]+$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
-TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN, min_length=1, max_length=249)]
+from streamserve.config.base import Name, Settings, TopicName
+from streamserve.config.drift_settings import DriftSettings
+
 Dtype = Literal["float32", "float64", "int32", "int64", "bool", "string"]
 Scalar = float | int | bool | str
-
-
-class Settings(BaseModel):
-    """Base: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
 
 
 class InputSettings(Settings):
@@ -228,6 +215,8 @@ class PipelineSettings(Settings):
     delivery: DeliverySettings = DeliverySettings()
     cache: CacheSettings | None = None
     """Absent: no cache."""
+    drift: DriftSettings | None = None
+    """Absent: nothing is sampled, and there is nothing for a sidecar to do."""
     http: HttpSettings = HttpSettings()
     workers: int = Field(default=1, ge=1, le=256)
     """Worker processes on this machine."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pydantic_core import ErrorDetails
 
+from streamserve.config.base import NAME_PATTERN, TOPIC_PATTERN
 from streamserve.config.document import Path
-from streamserve.config.settings import NAME_PATTERN, TOPIC_PATTERN
 from streamserve.config.shape import keys_at
 
 _TYPES = {

@@ -1,0 +1,24 @@
+"""What all settings share: they are frozen, and an unknown key is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+TOPIC_PATTERN = r"^[a-zA-Z0-9.-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN, min_length=1, max_length=249)]
+
+
+class Settings(BaseModel):
+    """Base: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
