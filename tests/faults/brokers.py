@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from functools import reduce
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from streamserve.demo.local_kafka import KafkaBroker, LocalKafka
@@ -34,9 +35,12 @@ def leader(cluster: LocalKafka, topic: str, name: str) -> KafkaBroker:
 
 
 def whole(cluster: LocalKafka) -> bool:
-    """Whether every partition is in sync on every broker."""
+    """Whether every partition is in sync on every broker; a cluster that cannot say so within a while is not."""
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 2})
-    topics = admin.list_topics(timeout=10).topics.values()
+    try:
+        topics = admin.list_topics(timeout=10).topics.values()
+    except KafkaException:
+        return False
     return all(len(p.isrs) == len(cluster.brokers) and p.leader > 0 for t in topics for p in t.partitions.values())
 
 
