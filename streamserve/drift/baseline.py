@@ -1,0 +1,142 @@
+"""Rows to a reference: bins and categories, counts, dispersion between panes, calibration where labels are there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from streamserve.batch import I64
+from streamserve.drift.bins import count_cells
+from streamserve.drift.calibration import Calibration
+from streamserve.drift.cells import Cells, category_text, numbers, watched
+from streamserve.drift.chunk import SampledColumn, TextColumn
+from streamserve.drift.dispersion import Dispersion
+from streamserve.drift.reference import FORMAT, Document, Reference, layout
+from streamserve.drift.schema import CELLS, MonitoredColumn
+
+MAX_PANES = 1000
+"""Panes that the dispersion is fitted on; of more the last ones in time."""
+ROWS_AT_ONCE = 20_000
+MIN_PANES = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineOptions:
+    """Whose reference, and how it is made.
+
+    Attributes:
+        model, version: whose.
+        pane_s: the pane of the monitor, seconds.
+        created_ms: now.
+        source: where the rows are from, for people.
+        provisional: learned from live traffic.
+        categorical: number columns that are names of categories.
+        importance: column -> share of the model's attention.
+        calibration: scores to probabilities.
+        performance: metric -> value on these rows.
+    """
+
+    model: str
+    version: str
+    pane_s: float
+    created_ms: int
+    source: str
+    provisional: bool = False
+    categorical: frozenset[str] = frozenset()
+    importance: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    performance: Mapping[str, float] = field(default_factory=dict)
+
+
+def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: BaselineOptions) -> Reference:
+    """Make a reference.
+
+    Args:
+        columns: n rows of features and `output.<name>` columns (derived ones too, see `cells.derived`).
+        event_time_ms: int64[n], in any order; panes are cut along it.
+        options: whose, and how.
+
+    Raises:
+        ValueError: there are no rows or no columns.
+    """
+    n = len(event_time_ms)
+    schema = watched(columns)
+    if not n or not schema:
+        raise ValueError("a reference needs rows and columns, and there are none")
+    columns = {name: _as_text(column) if name in options.categorical else column for name, column in columns.items()}
+    schema = watched(columns)
+    order = np.argsort(event_time_ms, kind="stable")
+    pane = event_time_ms[order] // round(options.pane_s * 1000)
+    frozen = layout(
+        schema,
+        {each.name: numbers(columns, each.name) for each in schema if each.kind == "numeric"},
+        {each.name: _category_counts(columns, each) for each in schema if each.kind == "categorical"},
+        options.importance,
+    )
+    codes = _codes(Cells(tuple(frozen)), columns, n)[order]
+    counts = count_cells(codes, len(schema), CELLS)
+    ordered = np.array([each.kind == "numeric" for each in schema])
+    first_ms, last_ms = int(event_time_ms.min()), int(event_time_ms.max())
+    seconds = (last_ms - first_ms) / 1000
+    return Reference.of(
+        Document(
+            format=FORMAT,
+            model=options.model,
+            version=options.version,
+            rows=n,
+            created_ms=options.created_ms,
+            first_ms=first_ms,
+            last_ms=last_ms,
+            source=options.source,
+            provisional=options.provisional,
+            columns=[
+                msgspec.structs.replace(column, counts=row) for column, row in zip(frozen, counts.tolist(), strict=True)
+            ],
+            rows_per_s=n / seconds if seconds > 0 else None,
+            dispersion=Dispersion.fit(_pane_counts(codes, pane), ordered).to_document(),
+            calibration=options.calibration.to_document() if options.calibration else None,
+            performance=dict(options.performance),
+        )
+    )
+
+
+def _as_text(column: SampledColumn) -> SampledColumn:
+    if isinstance(column, TextColumn):
+        return column
+    values: Sequence[object] = column.ravel().tolist()
+    return TextColumn.of([None if value != value else category_text(value) for value in values])  # noqa: PLR0124  NaN
+
+
+def _category_counts(columns: Mapping[str, SampledColumn], column: MonitoredColumn) -> Counter[str]:
+    texts = columns[column.name]
+    if not isinstance(texts, TextColumn):
+        raise TypeError(column.name)
+    totals = np.bincount(texts.codes, minlength=len(texts.values)).tolist()
+    return Counter({value: total for value, total in zip(texts.values, totals, strict=True) if value is not None})
+
+
+def _codes(cells: Cells, columns: Mapping[str, SampledColumn], n: int) -> I64:
+    """Cells of all rows, int64[n, F], some rows at a time: the numbers themselves are not kept."""
+    parts = []
+    for start in range(0, n, ROWS_AT_ONCE):
+        part = slice(start, min(start + ROWS_AT_ONCE, n))
+        some = {
+            name: column.take(part) if isinstance(column, TextColumn) else column[part]
+            for name, column in columns.items()
+        }
+        parts.append(cells.of(some, part.stop - part.start)[0])
+    return np.concatenate(parts)
+
+
+def _pane_counts(codes: I64, pane: I64) -> I64:
+    """Counts per pane in time, int64[G, F, CELLS]; of rows that share one time, blocks stand in for panes."""
+    starts = np.flatnonzero(np.concatenate([[True], pane[1:] != pane[:-1]]))
+    if len(starts) < MIN_PANES:
+        starts = np.linspace(0, len(codes), min(MIN_PANES, len(codes)), endpoint=False).astype(np.int64)
+    bounds = [*starts.tolist(), len(codes)][-MAX_PANES - 1 :]
+    return np.array([count_cells(codes[a:b], codes.shape[1], CELLS) for a, b in pairwise(bounds)])
