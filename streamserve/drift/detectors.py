@@ -41,6 +41,10 @@ class Detector(Protocol):
         """
         ...
 
+    def reset(self) -> None:
+        """Forget all values, as at the start."""
+        ...
+
     def to_document(self) -> dict[str, object]:
         """JSON from which `detector_from_document` makes a detector that goes on bit by bit the same."""
         ...
