@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from streamserve.batch import I64
 from streamserve.drift.cells import Cells
-from streamserve.drift.chunk import SampledColumn, Span
+from streamserve.drift.chunk import SampledColumn, Span, TextColumn
 from streamserve.drift.panes import Pane
 from streamserve.drift.profile import Moments, Profile
 from streamserve.drift.reference import Reference
@@ -38,6 +39,26 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def take(self, index: npt.NDArray[np.intp]) -> Rows:
+        """Some of the rows, columns and all."""
+        if len(index) == len(self):
+            return self
+        return Rows(
+            columns={name: rows_of(column, index) for name, column in self.columns.items()},
+            event_time_ms=self.event_time_ms[index],
+            level=self.level[index],
+            span=self.span[index],
+            offset=self.offset[index],
+            spans=self.spans,
+        )
+
+
+def rows_of(column: SampledColumn, index: npt.NDArray[np.intp]) -> SampledColumn:
+    """Some rows of a column."""
+    if isinstance(column, TextColumn):
+        return TextColumn(codes=column.codes[index], values=column.values)
+    return column[index]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ class Learner:
     def add(self, rows: Rows) -> Rows | None:
         """Keep rows. Returns: all rows for the reference, once there are enough."""
         for level in np.unique(rows.level).tolist():
-            mine = _take(rows, np.flatnonzero(rows.level == level))
+            mine = rows.take(np.flatnonzero(rows.level == level))
             self._panes.setdefault(level, set()).update(np.unique(mine.event_time_ms // self._pane_ms).tolist())
             parts = self._kept.setdefault(level, [])
             parts.append(mine)
@@ -49,22 +49,6 @@ class Learner:
             while count - len(parts[0]) > 2 * self._wanted:  # a slow pane clock: the newest rows will do
                 count -= len(parts.pop(0))
         return None
-
-
-def _take(rows: Rows, index: np.typing.NDArray[np.intp]) -> Rows:
-    return Rows(
-        columns={
-            name: TextColumn(codes=column.codes[index], values=column.values)
-            if isinstance(column, TextColumn)
-            else column[index]
-            for name, column in rows.columns.items()
-        },
-        event_time_ms=rows.event_time_ms[index],
-        level=rows.level[index],
-        span=rows.span[index],
-        offset=rows.offset[index],
-        spans=rows.spans,
-    )
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

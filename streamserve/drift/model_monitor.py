@@ -1,0 +1,272 @@
+"""One model under watch, all its versions: chunks in, reports and alerts out.
+
+The state is a function of the chunks alone, in the order of the samples topic: event time moves it, never the clock on
+the wall. So a successor that reads the same chunks again from the resume point comes to the same counts, and with the
+looks, incidents and marks of the last state goes on where its predecessor stopped, without a word twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from streamserve.batch import I64
+from streamserve.config.drift_settings import DriftSettings
+from streamserve.drift.cells import derived
+from streamserve.drift.chunk import SampleChunk
+from streamserve.drift.events import Alert, Event, ReferenceLearned, Report, State
+from streamserve.drift.gathered import Rows, Volume
+from streamserve.drift.incidents import IncidentBook
+from streamserve.drift.marks import Marks
+from streamserve.drift.ranking import report_columns
+from streamserve.drift.reference import Document, Reference
+from streamserve.drift.resume import Resume, ResumePoint
+from streamserve.drift.timeline import Timeline
+from streamserve.drift.traffic import Traffic
+from streamserve.drift.version_watch import Identity, Look, VersionWatch, WindowKey
+
+LEARNING_HORIZONS = 4
+"""While a version learns, a successor reads so many times the longest window again, to learn the same."""
+MAX_VERSIONS = 8
+"""Versions watched at once; the one that was quiet longest leaves for a new one."""
+
+
+class References(Protocol):
+    """Where references come from."""
+
+    def find(self, model: str, version: str) -> Reference | None:
+        """The reference of a version, if it has one."""
+        ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came in, for metrics and the page."""
+
+    chunks: int = 0
+    duplicates: int = 0
+    unknown_reference: int = 0
+    rows: int = 0
+
+
+class StateDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """`State.state`: everything that cannot be had from the chunks again."""
+
+    marks: dict[str, dict[str, int]]
+    newest_pane: int
+    watermark_ms: int | None
+    looked: dict[str, dict[str, int]]
+    incidents: dict[str, dict[str, object]]
+    roles: dict[str, str]
+
+
+class ModelMonitor:
+    """Watches one model.
+
+    Args:
+        pipeline, model: who.
+        settings: the drift block.
+        references: where references come from.
+    """
+
+    def __init__(self, pipeline: str, model: str, settings: DriftSettings, references: References) -> None:
+        self.pipeline = pipeline
+        self.model = model
+        self.settings = settings
+        self._references = references
+        self._pane_ms = round(settings.pane_s * 1000)
+        lateness_s = settings.pane_s if settings.lateness_s is None else settings.lateness_s
+        self._lateness_ms = round(lateness_s * 1000)
+        self._horizon_ms = round(max(settings.windows_s) * 1000) + self._lateness_ms
+        self.timeline = Timeline(horizon_ms=self._horizon_ms)
+        self._marks = Marks()
+        self._resume = Resume()
+        self.versions: dict[str, VersionWatch] = {}
+        self.books: dict[str, IncidentBook] = {}
+        self._looked: dict[str, dict[WindowKey, int]] = {}
+        self._learned: dict[str, Reference] = {}
+        self.traffic = Traffic()
+        self.counts = Counts()
+
+    # -- an earlier life -----------------------------------------------------------------------------------------
+
+    def restore(self, state: State, learned: Mapping[str, Reference]) -> int:
+        """Take over from an earlier life. Returns: the samples offset from which to read again."""
+        document = msgspec.convert(state.state, StateDocument)
+        self._marks = Marks(document.marks)
+        self.timeline.watermark_ms = document.watermark_ms
+        self._resume = Resume(
+            ResumePoint(
+                offset=state.resume,
+                newest_pane=document.newest_pane,
+                marks=document.marks,
+                watermark_ms=document.watermark_ms,
+            )
+        )
+        self._looked = {
+            version: {_key(text): slot for text, slot in slots.items()} for version, slots in document.looked.items()
+        }
+        self.books = {version: IncidentBook.from_document(book) for version, book in document.incidents.items()}
+        self._learned = dict(learned)
+        return state.resume
+
+    def state(self) -> State | None:
+        """What a successor needs; None before the first chunk."""
+        newest = self._resume.newest_pane
+        panes = self._horizon_ms // self._pane_ms + 2
+        if any(watch.reference is None for watch in self.versions.values()):
+            panes *= LEARNING_HORIZONS
+        point = self._resume.for_panes_from(newest - panes)
+        if point is None:
+            return None
+        document = StateDocument(
+            marks=point.marks,
+            newest_pane=point.newest_pane,
+            watermark_ms=point.watermark_ms,
+            looked={
+                version: {_text(key): slot for key, slot in watch.looked.items()}
+                for version, watch in self.versions.items()
+            },
+            incidents={version: book.to_document() for version, book in self.books.items()},
+            roles={version: watch.identity.role for version, watch in self.versions.items()},
+        )
+        return State(
+            pipeline=self.pipeline,
+            model=self.model,
+            version="",
+            resume=point.offset,
+            state=msgspec.to_builtins(document),
+        )
+
+    # -- chunks --------------------------------------------------------------------------------------------------
+
+    def chunk(self, chunk: SampleChunk, offset: int, wall_ms: int) -> list[Event]:
+        """Merge a chunk, look at what is due. Returns: what there is to tell, to be published as one."""
+        before = ResumePoint(
+            offset=offset,
+            newest_pane=self._resume.newest_pane,
+            marks=self._marks.to_document(),
+            watermark_ms=self.timeline.watermark_ms,
+        )
+        fresh_rows, fresh_spans = self._marks.take(chunk)
+        if not any(fresh_spans) and not fresh_rows.any():
+            self.counts.duplicates += 1
+            return []
+        self.counts.chunks += 1
+        in_time, went_back = self.timeline.accept(chunk.event_time_ms, chunk.written_ms)
+        if went_back:
+            for watch in self.versions.values():
+                watch.clear()
+            before = ResumePoint(offset=offset, newest_pane=-1, marks=before.marks, watermark_ms=None)
+            self._resume = Resume()
+        rows = self._rows(chunk, np.flatnonzero(fresh_rows & in_time))
+        self.counts.rows += len(rows)
+        consumed = sum(span.consumed for span, new in zip(chunk.spans, fresh_spans, strict=True) if new)
+        self.traffic.add(chunk, consumed, wall_ms)
+        watermark_ms = self.timeline.watermark_ms
+        if watermark_ms is None:
+            return []
+        newest = int(rows.event_time_ms.max()) // self._pane_ms if len(rows) else before.newest_pane
+        self._resume.note(before, newest)
+        watch = self._watch(chunk)
+        events: list[Event] = []
+        rejects: Counter[tuple[str, str]] = Counter()
+        if all(fresh_spans):
+            for each in chunk.rejects:
+                rejects[each.feature, each.reason] += each.count
+        learned = watch.add(rows, Volume(at_ms=watermark_ms, consumed=consumed, rejects=rejects), watermark_ms, wall_ms)
+        if learned is not None:
+            events.append(self._learned_event(learned))
+        events += self._looks(watermark_ms - self._lateness_ms)
+        if events:
+            state = self.state()
+            events += [state] if state is not None else []
+        return events
+
+    def _rows(self, chunk: SampleChunk, index: I64) -> Rows:
+        return Rows(
+            columns=derived(chunk.columns, self.settings.labels),
+            event_time_ms=chunk.event_time_ms,
+            level=chunk.level.astype(np.int64),
+            span=chunk.span.astype(np.int64),
+            offset=chunk.offset,
+            spans=chunk.spans,
+        ).take(index)
+
+    def _watch(self, chunk: SampleChunk) -> VersionWatch:
+        watch = self.versions.get(chunk.version)
+        if watch is not None:
+            return watch
+        if len(self.versions) >= MAX_VERSIONS:
+            quiet = min(self.versions, key=lambda version: self.versions[version].newest_ms)
+            del self.versions[quiet]
+            self.books.pop(quiet, None)
+        identity = Identity(pipeline=self.pipeline, model=self.model, version=chunk.version, role=chunk.role)
+        reference = self._references.find(self.model, chunk.version) or self._learned.get(chunk.version)
+        if chunk.reference and (reference is None or reference.hash != chunk.reference):
+            self.counts.unknown_reference += 1
+        watch = VersionWatch(identity, self.settings, reference, self._looked.get(chunk.version))
+        self.versions[chunk.version] = watch
+        return watch
+
+    # -- looks ---------------------------------------------------------------------------------------------------
+
+    def _looks(self, up_to_ms: int) -> list[Event]:
+        events: list[Event] = []
+        for watch in self.versions.values():
+            by_end: dict[int, list[Look]] = {}
+            for due in watch.due(up_to_ms):
+                look = watch.look(due)
+                events.append(self._report(watch, look))
+                by_end.setdefault(due.end_ms, []).append(look)
+            for end_ms, looks in by_end.items():
+                events += self._judge(watch, end_ms, looks)
+        return events
+
+    def _report(self, watch: VersionWatch, look: Look) -> Report:
+        reference, due, pane = watch.reference, look.due, look.pane
+        if reference is None:
+            raise ValueError("a look without a reference")
+        columns = report_columns(look, reference)
+        drifted = [str(name) for name, is_so in zip(columns["name"], columns["drifted"], strict=True) if is_so]
+        return Report(
+            pipeline=self.pipeline,
+            model=self.model,
+            version=watch.identity.version,
+            segment=due.segment,
+            window_s=due.window_s,
+            start_ms=due.end_ms - round(due.window_s * 1000),
+            end_ms=due.end_ms,
+            rows=pane.profile.rows,
+            sampled_share=pane.profile.rows / max(pane.profile.weight, 1),
+            n_effective=pane.profile.n_effective,
+            reference=reference.hash,
+            provisional=reference.provisional,
+            enough=bool(look.verdict.enough),
+            drifted=drifted,
+            columns=columns,
+            span=pane.span_document(),
+        )
+
+    def _learned_event(self, reference: Reference) -> ReferenceLearned:
+        return ReferenceLearned(
+            pipeline=self.pipeline,
+            model=self.model,
+            version=reference.version,
+            reference=reference.hash,
+            document=msgspec.to_builtins(reference.document),
+        )
+
+
+def _text(key: WindowKey) -> str:
+    return f"{key[0]!r}|{key[1]}"
+
+
+def _key(text: str) -> WindowKey:
+    window_s, _, segment = text.partition("|")
+    return float(window_s), segment

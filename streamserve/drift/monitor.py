@@ -1,0 +1,112 @@
+"""All models of one partition of the samples topic: bytes in, events out. Never raises for what the bytes hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from streamserve.config.settings import PipelineSettings
+from streamserve.drift.chunk import ChunkError, SampleChunk, decode
+from streamserve.drift.events import Event, ReferenceLearned, State
+from streamserve.drift.model_monitor import ModelMonitor, References
+from streamserve.drift.reference import Document, Reference
+from streamserve.errors import ConfigError
+
+MAX_MODELS = 100
+"""Models watched in one partition; chunks of further ones are counted as foreign."""
+
+
+class ChunkCounts(msgspec.Struct, kw_only=True):
+    """Messages of the samples topic by what became of them."""
+
+    merged: int = 0
+    duplicate: int = 0
+    broken: int = 0
+    foreign: int = 0
+
+
+class Monitor:
+    """Watches the models of one partition.
+
+    Args:
+        settings: the pipeline; it must have a drift block.
+        references: where references come from.
+    """
+
+    def __init__(self, settings: PipelineSettings, references: References) -> None:
+        if settings.drift is None:
+            raise ConfigError("there is no drift block in the configuration: add `drift: {}`")
+        self._pipeline = settings.pipeline
+        self._drift = settings.drift
+        self._references = references
+        self.models: dict[str, ModelMonitor] = {}
+        self.counts = ChunkCounts()
+        self.newest_broken = ""
+        self.changes = 0
+
+    def restore(self, documents: Iterable[Mapping[str, object]]) -> int | None:
+        """Take over from an earlier life.
+
+        Args:
+            documents: records of the reports topic of the models of this partition, oldest first: of kind `state` and
+                `reference`; others are ignored.
+
+        Returns:
+            The samples offset from which to read again; None: from the beginning.
+        """
+        states: dict[str, State] = {}
+        learned: dict[str, dict[str, Reference]] = {}
+        for document in documents:
+            if document.get("pipeline") != self._pipeline:
+                continue
+            content = {name: value for name, value in document.items() if name != "kind"}
+            if document.get("kind") == State.kind:
+                state = msgspec.convert(content, State)
+                states[state.model] = state
+            elif document.get("kind") == ReferenceLearned.kind:
+                each = msgspec.convert(content, ReferenceLearned)
+                reference = Reference.of(msgspec.convert(each.document, Document))
+                learned.setdefault(each.model, {})[each.version] = reference
+        offsets = [self._model(model).restore(state, learned.get(model, {})) for model, state in sorted(states.items())]
+        return min(offsets, default=None)
+
+    def chunk(self, data: bytes | None, offset: int, wall_ms: int) -> list[Event]:
+        """Merge one message of the samples topic.
+
+        Args:
+            data: its value.
+            offset: its offset.
+            wall_ms: now.
+
+        Returns:
+            What there is to tell, to be published in one transaction.
+        """
+        if data is None or data[:1] == b"{":
+            return []  # a request for a label, our own
+        try:
+            chunk = decode(data)
+        except ChunkError as error:
+            self.counts.broken += 1
+            self.newest_broken = str(error)
+            return []
+        if not self._ours(chunk):
+            self.counts.foreign += 1
+            return []
+        self.changes += 1
+        model = self._model(chunk.model)
+        before = model.counts.duplicates
+        events = model.chunk(chunk, offset, wall_ms)
+        if model.counts.duplicates > before:
+            self.counts.duplicate += 1
+        else:
+            self.counts.merged += 1
+        return events
+
+    def _ours(self, chunk: SampleChunk) -> bool:
+        return chunk.pipeline == self._pipeline and (chunk.model in self.models or len(self.models) < MAX_MODELS)
+
+    def _model(self, name: str) -> ModelMonitor:
+        if name not in self.models:
+            self.models[name] = ModelMonitor(self._pipeline, name, self._drift, self._references)
+        return self.models[name]

@@ -1,0 +1,53 @@
+"""From where the panes can be built again: what makes a restart exact.
+
+For every offset of the samples topic at which a new pane began, what was known before it: the newest pane that any
+earlier row fell into, and the marks. To have all rows of panes from p on, it is enough to read from the last such
+offset before which no row fell into pane p or a later one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """State before a chunk.
+
+    Attributes:
+        offset: of the chunk in the samples topic.
+        newest_pane: of all rows before it; -1 when there were none.
+        marks: source positions before it, as `Marks.to_document` gives them.
+        watermark_ms: before it.
+    """
+
+    offset: int
+    newest_pane: int
+    marks: dict[str, dict[str, int]]
+    watermark_ms: int | None
+
+
+class Resume:
+    """The points that may still be needed."""
+
+    def __init__(self, point: ResumePoint | None = None) -> None:
+        self._points: deque[ResumePoint] = deque([point] if point is not None else [])
+        self._newest = point.newest_pane if point is not None else -1
+
+    def note(self, point_before: ResumePoint, newest_pane: int) -> None:
+        """A chunk was merged whose rows reach up to `newest_pane`; `point_before` is the state before it."""
+        if not self._points or newest_pane > self._newest:
+            self._points.append(point_before)
+            self._newest = max(self._newest, newest_pane)
+
+    @property
+    def newest_pane(self) -> int:
+        """The newest pane any row fell into; -1 before the first."""
+        return self._newest
+
+    def for_panes_from(self, pane: int) -> ResumePoint | None:
+        """The last point before which no row fell into `pane` or a later one; forgets the points before it."""
+        while len(self._points) > 1 and self._points[1].newest_pane < pane:
+            self._points.popleft()
+        return self._points[0] if self._points else None
