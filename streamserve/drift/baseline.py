@@ -134,9 +134,10 @@ def _codes(cells: Cells, columns: Mapping[str, SampledColumn], n: int) -> I64:
 
 
 def _pane_counts(codes: I64, pane: I64) -> I64:
-    """Counts per pane in time, int64[G, F, CELLS]; of rows that share one time, blocks stand in for panes."""
-    starts = np.flatnonzero(np.concatenate([[True], pane[1:] != pane[:-1]]))
-    if len(starts) < MIN_PANES:
-        starts = np.linspace(0, len(codes), min(MIN_PANES, len(codes)), endpoint=False).astype(np.int64)
-    bounds = [*starts.tolist(), len(codes)][-MAX_PANES - 1 :]
-    return np.array([count_cells(codes[a:b], codes.shape[1], CELLS) for a, b in pairwise(bounds)])
+    """Counts per pane in time, int64[G, F, CELLS], empty panes too; of rows that share few panes, blocks of rows."""
+    columns = codes.shape[1]
+    first = max(int(pane[0]), int(pane[-1]) - MAX_PANES + 1)
+    starts = np.searchsorted(pane, np.arange(first, int(pane[-1]) + 2))
+    if np.count_nonzero(np.diff(starts)) < MIN_PANES:
+        starts = np.linspace(0, len(codes), MIN_PANES + 1).astype(np.int64)
+    return np.array([count_cells(codes[a:b], columns, CELLS) for a, b in pairwise(starts.tolist())])

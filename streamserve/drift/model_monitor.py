@@ -19,12 +19,12 @@ from streamserve.batch import I64
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
-from streamserve.drift.events import Alert, Event, ReferenceLearned, Report, State
+from streamserve.drift.events import Event, ReferenceLearned, Report, State
 from streamserve.drift.gathered import Rows, Volume
 from streamserve.drift.incidents import IncidentBook
 from streamserve.drift.marks import Marks
 from streamserve.drift.ranking import report_columns
-from streamserve.drift.reference import Document, Reference
+from streamserve.drift.reference import Reference
 from streamserve.drift.resume import Resume, ResumePoint
 from streamserve.drift.timeline import Timeline
 from streamserve.drift.traffic import Traffic

@@ -178,7 +178,11 @@ class Reference:
             raise ValueError("it has no columns or no rows")
         for column in document.columns:
             _check(column)
-        dispersion = Dispersion.from_document(document.dispersion) if document.dispersion else Dispersion.none()
+        columns = len(document.columns)
+        spread = document.dispersion
+        dispersion = Dispersion.from_document(spread) if spread else Dispersion.unknown(columns, CELLS)
+        if dispersion.spread.shape != (columns, CELLS):
+            raise ValueError("the dispersion is of other columns")
         calibration = Calibration.from_document(document.calibration) if document.calibration else None
         return Reference(document=document, dispersion=dispersion, calibration=calibration)
 

@@ -1,0 +1,267 @@
+"""What the page shows, as plain values: one document for everything, one for a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from streamserve.batch import F64
+from streamserve.config.drift_settings import DriftSettings
+from streamserve.drift.model_monitor import ModelMonitor
+from streamserve.drift.ranking import strength
+from streamserve.drift.reference import ColumnReference, Reference
+from streamserve.drift.schema import MISSING, OTHER, UNSEEN
+from streamserve.drift.segments import ALL
+from streamserve.drift.version_watch import Look, VersionWatch
+
+MAX_INCIDENTS = 50
+MAX_REJECTS = 20
+Document = dict[str, object]
+
+
+def state_of(models: Sequence[ModelMonitor], settings: DriftSettings, wall_ms: int) -> tuple[str, int | None, str]:
+    """The word for how things are, since when, and a sentence."""
+    newest_ms = max((each for model in models if (each := model.traffic.newest_ms()) is not None), default=None)
+    if newest_ms is None:
+        return "empty", None, "No samples have come yet."
+    if wall_ms - newest_ms > settings.stale_s * 1000:
+        return "stale", newest_ms, f"No samples for {duration((wall_ms - newest_ms) / 1000)}."
+    opened = [book.open for model in models for book in model.books.values() if book.open is not None]
+    if opened:
+        first = min(opened, key=lambda incident: incident.opened_ms)
+        return "alarm", first.opened_ms, first.title
+    watches = [watch for model in models for watch in model.versions.values()]
+    if not any(watch.reference is not None for watch in watches):
+        rows = max((watch.learned_rows for watch in watches), default=0)
+        return "learning", None, f"Learning a provisional reference: {rows:,} of {settings.learn_rows:,} rows."
+    return "ok", None, "Nothing drifts."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def model_documents(model: ModelMonitor) -> list[Document]:
+    """One document per version, the newest rows first."""
+    watches = sorted(model.versions.values(), key=lambda watch: -watch.newest_ms)
+    return [_version(model, watch) for watch in watches]
+
+
+def _version(model: ModelMonitor, watch: VersionWatch) -> Document:
+    reference = watch.reference
+    windows = [watch.latest[key] for key in sorted(watch.latest) if key[1] == ALL]
+    return {
+        "model": model.model,
+        "version": watch.identity.version,
+        "role": watch.identity.role,
+        "newest_ms": watch.newest_ms,
+        "reference": None if reference is None else reference_document(reference),
+        "windows": [
+            {
+                "window_s": look.due.window_s,
+                "end_ms": look.due.end_ms,
+                "rows": look.pane.profile.rows,
+                "sampled_share": look.pane.profile.rows / max(look.pane.profile.weight, 1),
+                "drifted": int(look.verdict.drifted.sum()),
+            }
+            for look in windows
+        ],
+        "columns": [] if reference is None else _columns(watch, reference),
+        "segments": [] if reference is None else _segments(watch, reference),
+        "performance": None,
+        "labels": None,
+        "quality": _quality(watch),
+    }
+
+
+def reference_document(reference: Reference) -> Document:
+    """Which reference it is."""
+    return {
+        "hash": reference.hash,
+        "rows": reference.rows,
+        "provisional": reference.provisional,
+        "created_ms": reference.document.created_ms,
+        "source": reference.document.source,
+    }
+
+
+def _columns(watch: VersionWatch, reference: Reference) -> list[Document]:
+    """Every column by its worst look, the worst column first."""
+    looks = [watch.latest[key] for key in sorted(watch.latest, key=lambda key: (key[1] != ALL, key[0], key[1]))]
+    if not looks:
+        return []
+    badness = np.array([strength(look, reference) * look.verdict.enough for look in looks])
+    drifted = np.array([look.verdict.drifted for look in looks])
+    worst = np.lexsort((badness, drifted), axis=0)[-1]
+    columns = np.arange(len(reference.names))
+    order = np.lexsort((columns, -badness[worst, columns], ~drifted[worst, columns]))
+    return [
+        _column_row(watch, reference, looks[worst[i]], int(i), rank) for rank, i in enumerate(order.tolist(), start=1)
+    ]
+
+
+def _column_row(watch: VersionWatch, reference: Reference, look: Look, i: int, rank: int) -> Document:
+    verdict, column = look.verdict, reference.columns[i]
+    history = watch.history[look.due.window_s]
+    return {
+        "name": column.name,
+        "kind": column.kind,
+        "origin": column.origin,
+        "rank": rank,
+        "window_s": look.due.window_s,
+        "segment": look.due.segment,
+        "p": number(verdict.p[i]),
+        "effect": number(verdict.effect[i]),
+        "effect_kind": str(verdict.effect_kind[i]),
+        "floor": number(verdict.floor[i]),
+        "psi": number(verdict.scores.psi[i]),
+        "js": number(verdict.scores.js[i]),
+        "ks": number(verdict.scores.ks[i]),
+        "drifted": bool(verdict.drifted[i]),
+        "since_ms": _since(watch, look, i),
+        "missing": number(look.missing[i]),
+        "missing_reference": column.counts[MISSING] / max(reference.rows, 1),
+        "spark": [number(effect[i]) for effect in history.effect],
+    }
+
+
+def _since(watch: VersionWatch, look: Look, i: int) -> int | None:
+    """The end of the first of the looks in a row that found the column drifted."""
+    if not look.verdict.drifted[i]:
+        return None
+    history = watch.history[look.due.window_s]
+    since = look.due.end_ms
+    for end_ms, drifted in zip(reversed(history.end_ms), reversed(history.drifted), strict=True):
+        if not drifted[i]:
+            break
+        since = end_ms
+    return since
+
+
+def _segments(watch: VersionWatch, reference: Reference) -> list[Document]:
+    found: dict[str, Look] = {}
+    for (window_s, segment), look in watch.latest.items():
+        if segment != ALL and (segment not in found or window_s > found[segment].due.window_s):
+            found[segment] = look
+    return [
+        {
+            "segment": segment,
+            "rows": look.pane.profile.rows,
+            "drifted": int(look.verdict.drifted.sum()),
+            "worst": reference.names[int(np.argmax(strength(look, reference)))],
+        }
+        for segment, look in sorted(found.items())
+    ]
+
+
+def _quality(watch: VersionWatch) -> Document:
+    looks = [look for (_, segment), look in sorted(watch.latest.items()) if segment == ALL]
+    if not looks:
+        return {"rejects": [], "volume_per_s": None, "volume_reference_per_s": None}
+    look = looks[0]
+    consumed = max(look.pane.consumed, 1)
+    rejects = [
+        {"feature": feature, "reason": reason, "share": count / consumed}
+        for (feature, reason), count in look.pane.rejects.most_common(MAX_REJECTS)
+    ]
+    return {
+        "rejects": rejects,
+        "volume_per_s": look.pane.consumed / look.due.window_s,
+        "volume_reference_per_s": None if watch.reference is None else watch.reference.document.rows_per_s,
+    }
+
+
+def column_document(model: ModelMonitor, version: str, window_s: float, segment: str, name: str) -> Document | None:
+    """One column in one window and segment."""
+    watch = model.versions.get(version)
+    look = watch.latest.get((window_s, segment)) if watch is not None else None
+    if watch is None or look is None or watch.reference is None or name not in watch.reference.names:
+        return None
+    reference, i = watch.reference, watch.reference.names.index(name)
+    history, scores = watch.history[window_s], look.verdict.scores
+    moments = look.pane.moments
+    statistics = {
+        "p": number(look.verdict.p[i]),
+        "Wasserstein / std": number(scores.wasserstein[i]),
+        "KS": number(scores.ks[i]),
+        "PSI": number(scores.psi[i]),
+        "Jensen-Shannon": number(scores.js[i]),
+        "Hellinger": number(scores.hellinger[i]),
+        "total variation": number(scores.tv[i]),
+    }
+    if moments is not None and reference.ordered[i]:
+        statistics |= {
+            "mean": number(moments.mean[i]),
+            "mean of the reference": reference.columns[i].mean,
+            "std": number(moments.std[i]),
+            "std of the reference": reference.columns[i].std,
+        }
+    return {
+        "name": name,
+        "kind": reference.columns[i].kind,
+        "origin": reference.columns[i].origin,
+        "window_s": window_s,
+        "segment": segment,
+        "cells": _cells(reference, look, i),
+        "history": {
+            "end_ms": list(history.end_ms),
+            "effect": [number(each[i]) for each in history.effect],
+            "floor": number(look.verdict.floor[i]),
+            "p": [number(each[i]) for each in history.p],
+            "missing": [number(each[i]) for each in history.missing],
+            "drifted": [bool(each[i]) for each in history.drifted],
+        },
+        "statistics": statistics,
+        "rows": look.pane.profile.rows,
+        "n_effective": look.pane.profile.n_effective,
+        "span": look.pane.span_document(),
+        "replay": replay_command(version, look),
+    }
+
+
+def replay_command(version: str, look: Look) -> str:
+    """The command that computes a look again from the samples."""
+    start_ms = look.due.end_ms - round(look.due.window_s * 1000)
+    command = f"streamserve drift report --model-version {version} --since {start_ms} --until {look.due.end_ms}"
+    return command + (f" --segment '{look.due.segment}'" if look.due.segment else "")
+
+
+def _cells(reference: Reference, look: Look, i: int) -> list[Document]:
+    column = reference.columns[i]
+    before = reference.counts[i] / max(reference.counts[i].sum(), 1)
+    counts = look.pane.profile.counts[i]
+    now = counts / max(counts.sum(), 1)
+    found: list[Document] = []
+    for cell, (label, low, high) in enumerate(_labels(column)):
+        found.append({"label": label, "low": low, "high": high, "reference": before[cell], "current": now[cell]})
+    for cell, label in ((OTHER, "other"), (UNSEEN, "unseen"), (MISSING, "missing")):
+        if before[cell] > 0 or now[cell] > 0:
+            found.append({"label": label, "low": None, "high": None, "reference": before[cell], "current": now[cell]})
+    return found
+
+
+def _labels(column: ColumnReference) -> Iterable[tuple[str, float | None, float | None]]:
+    if column.kind == "categorical":
+        return [(name, None, None) for name in column.categories]
+    bounds: list[float | None] = [None, *column.edges, None]
+    return [(_bin_label(low, high), low, high) for low, high in pairwise(bounds)]
+
+
+def _bin_label(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "all"
+    if low is None:
+        return f"up to {high:.4g}"
+    return f"above {low:.4g}" if high is None else f"{low:.4g} to {high:.4g}"
+
+
+def number(value: float | F64) -> float | None:
+    """JSON has no NaN."""
+    found = float(value)
+    return found if np.isfinite(found) else None
