@@ -56,7 +56,7 @@ class Segments:
                 continue
             if isinstance(column, TextColumn):
                 names = [split.names.get(value or "") for value in column.values]
-                codes = column.codes
+                codes = column.codes.astype(np.int64)
             else:
                 distinct, codes = np.unique(numbers(columns, split.feature), return_inverse=True)
                 names = [split.names.get(category_text(value)) for value in distinct.tolist()]
