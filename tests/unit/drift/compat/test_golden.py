@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from streamserve.batch import F64, I64
+from streamserve.drift.bins import edges_of
 from streamserve.drift.compat import Peer, PeerReport, Score, compare
+from streamserve.drift.schema import CELLS
+from streamserve.drift.scores import jensen_shannon, population_stability
 from streamserve.drift.tables import read_table
 
 DATA = Path(__file__).parents[3] / "data" / "drift"
@@ -155,3 +161,43 @@ def test_categories_of_the_last_rows(column, l_infinity, chi_square):
     assert nannyml[column, "chi_square"].value == pytest.approx(chi_square, abs=5e-7)
     assert nannyml[column, "chi_square"].drifted
     assert _scores(_report(EVIDENTLY, "car_loan_last"))[column, "chi_square"].value < 1e-100
+
+
+PAGE = Path(__file__).parents[4] / "docs" / "drift-compat.md"
+
+
+def _page_rows(measure: str) -> list[tuple[str, str, str, float]]:
+    """(tool, column, pair, figure) of a table of the page."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {measure} |"))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start : lines.index("", start)]]
+    head = [cell.partition(", ")[::2] for cell in cells[0][1:5]]
+    return [
+        (row[0], column, f"car_loan_{part}", float(figure))
+        for row in cells[2:]
+        for (column, part), figure in zip(head, row[1:5], strict=True)
+        if figure
+    ]
+
+
+def _our_own(column: str, pair: str, score: Callable[[I64, I64], F64]) -> float:
+    """A score of live monitoring, on bins of the reference."""
+    reference, current = (read_table(DATA / f"{name}.npz").columns[column].values for name in PAIRS[pair])
+    uppers = edges_of(reference) if reference.dtype.kind == "f" else np.unique(reference)
+    cells = [np.bincount(np.searchsorted(uppers, values), minlength=CELLS) for values in (reference, current)]
+    return float(score(cells[1], cells[0]))
+
+
+@pytest.mark.parametrize(
+    ("title", "measure", "score", "rows"),
+    [("PSI", "psi", population_stability, 15), ("Jensen-Shannon", "jensen_shannon", jensen_shannon, 19)],
+)
+def test_the_tables_of_the_page_are_computed(title, measure, score, rows):
+    printed = _page_rows(title)
+    assert len(printed) == rows
+    for tool, column, pair, figure in printed:
+        if tool == "streamserve":
+            value = _our_own(column, pair, score)
+        else:
+            value = _scores(_report(Peer(tool), pair))[column, measure].value
+        assert value == pytest.approx(figure, abs=5.1e-7), (tool, column, pair)
