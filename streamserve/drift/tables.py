@@ -186,6 +186,8 @@ def _from_array(name: str, array: npt.NDArray[np.generic]) -> Column | None:
     """A column of an array of numbers, truth values or text; None for any other type."""
     if array.dtype.kind == "f":
         return NumericColumn(name=name, values=array.astype(np.float64))
+    if array.dtype == np.uint64:  # more than int64 holds
+        return NumericColumn(name=name, values=array.astype(np.float64))
     if array.dtype.kind in "iu":
         return NumericColumn(name=name, values=array.astype(np.int64))
     if array.dtype.kind in "bUS":
@@ -263,8 +265,8 @@ def _read_parquet(path: Path) -> Table:
         values = data.column(field.name)
         plain = field.type.value_type if types.is_dictionary(field.type) else field.type
         if types.is_floating(plain) or types.is_integer(plain) or types.is_decimal(plain):
-            holes = values.null_count > 0 or not types.is_integer(plain)
-            array = values.cast(arrow.float64() if holes else arrow.int64()).to_numpy()
+            whole = types.is_integer(plain) and not types.is_uint64(plain) and values.null_count == 0
+            array = values.cast(arrow.int64() if whole else arrow.float64(), safe=False).to_numpy()
             columns[field.name] = NumericColumn(name=field.name, values=np.array(array))
         elif types.is_boolean(plain) or types.is_string(plain) or types.is_large_string(plain):
             columns[field.name] = _from_cells(field.name, values.to_pylist())

@@ -1,6 +1,6 @@
 """Drift scores of two tables in the definitions of other tools, recomputed with numpy.
 
-The same word means different things elsewhere: five tools give five values of PSI for one pair of samples
+The same word means different things elsewhere: one pair of samples has as many values of PSI as there are tools
 (docs/drift-compat.md). `compare` recomputes a tool's own figures, bins, zeros, logarithms and thresholds included, so
 that a team can check what it sees here against what it had. It serves offline comparison only: monitoring uses
 `streamserve.drift.scores` on bins frozen from the reference.

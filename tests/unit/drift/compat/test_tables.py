@@ -127,10 +127,27 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path):
         _read(tmp_path, "t.parquet", "")
 
 
+def test_unsigned_numbers_beyond_int64_stay_positive(tmp_path):
+    np.savez(
+        tmp_path / "t.npz", big=np.array([2**64 - 2048, 1], dtype=np.uint64), small=np.array([255], np.uint8).repeat(2)
+    )
+    table = read_table(tmp_path / "t.npz")
+    assert _numbers(table, "big").tolist() == [2.0**64 - 2048, 1.0]
+    assert _numbers(table, "small").tolist() == [255, 255]
+
+
 def test_parquet_columns_have_their_own_types(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "t.parquet"
-    columns = {"whole": [1, 2], "holes": [1, None], "real": [0.5, None], "word": ["a", None], "truth": [True, False]}
+    large = arrow.array([2**63, 1], arrow.uint64())
+    columns = {
+        "large": large,
+        "whole": [1, 2],
+        "holes": [1, None],
+        "real": [0.5, None],
+        "word": ["a", None],
+        "truth": [True, False],
+    }
     data = arrow.table(columns | {"coded": arrow.array(["u", "v"]).dictionary_encode(), "nested": [[1], [2]]})
     parquet.write_table(data, path)
     table = read_table(path)
@@ -141,6 +158,7 @@ def test_parquet_columns_have_their_own_types(tmp_path):
     assert _words(table, "word") == ["a", None]
     assert _words(table, "truth") == ["True", "False"]
     assert _words(table, "coded") == ["u", "v"]
+    assert _numbers(table, "large").tolist() == [2.0**63, 1.0]
     assert table.left_out == ("nested",)
     path.write_bytes(b"no parquet at all")
     with pytest.raises(ContractError, match="is no parquet file"):
