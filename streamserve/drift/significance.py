@@ -1,0 +1,166 @@
+"""Could a distance be chance? p-values that hold far out, for dependent rows, cells with few rows and small references.
+
+Three tests of each column, all between two samples (a reference is a sample too), all on rows deflated by the measured
+inflation (`dispersion`), all with t or F distributions for what the inflation is not known:
+
+- contrasts: a number's distribution function at every edge of the grid (Kolmogorov-Smirnov with every point weighed by
+  its own variance), the share of every category, of missing, unseen and other values. Signed root of the likelihood
+  ratio of two binomials, whose normal approximation holds far out where that of (p - q) / s.e. does not; Bonferroni.
+- chi-square over the cells, for changes spread over many of them, deflated by the direction that varies most: a sum of
+  chi-square variables of unequal weights has the far tail of its largest weight.
+- rare cells, expected to hold fewer than ten rows: the exact binomial test given both counts.
+
+p = 3 x the smallest. It says nothing about what matters; that is `decision`.
+
+Sources: Rao & Scott (1984) and Thomas & Rao (1987), see `dispersion`; Przyborowski, J. & Wilenski, H. (1940),
+Biometrika 31, 313-323 (the conditional test); Barndorff-Nielsen, O.E. & Cox, D.R. (1994), Inference and Asymptotics,
+section 6.6 (the signed root).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamserve.batch import F64, I64, Bools
+from streamserve.drift.dispersion import Effective, contrasts
+from streamserve.drift.scores import POOL_BELOW, pooled, shares, two_sample_terms
+from streamserve.drift.special import f_sf, log_binomial_sf, student_two_sided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Significance:
+    """p-values, each F64[..., F].
+
+    Attributes:
+        p: 3 x the smallest of the others, at most 1.
+        contrasts: of the largest contrast, for all contrasts of the column.
+        chi_square: of the cells together.
+        rare: of the most surprising rare cell, for all cells of the column.
+    """
+
+    p: F64
+    contrasts: F64
+    chi_square: F64
+    rare: F64
+
+
+def significance(
+    observed: F64 | I64, expected: F64 | I64, ordered: Bools, window: Effective, base: Effective
+) -> Significance:
+    """Test every column.
+
+    Args:
+        observed: counts of the window, [..., F, C], at their coarsest level (sum over cells = sampled rows).
+        expected: counts of the reference, [..., F, C].
+        ordered: bool[..., F], whether a column is a number.
+        window: what the window's rows are worth.
+        base: what the reference's rows are worth.
+    """
+    p, q = shares(observed), shares(expected)
+    largest = p_contrasts(contrasts(p, ordered), contrasts(q, ordered), window, base)
+    whole = p_chi_square(p, q, window, base)
+    rare = p_rare(p, q, window, base)
+    least = np.minimum(np.minimum(largest, whole), rare)
+    return Significance(p=np.minimum(3.0 * least, 1.0), contrasts=largest, chi_square=whole, rare=rare)
+
+
+def p_contrasts(p: F64, q: F64, window: Effective, base: Effective) -> F64:
+    """p-value of the largest contrast, times their number.
+
+    r^2 = 2 n KL(p, mid) + 2 m KL(q, mid), KL of two binomials, n and m effective rows, mid the pooled share; r is
+    Student's t with the degrees of freedom that n and m are known with. A contrast takes part where both samples
+    expect ten rows on either side of it.
+
+    Args:
+        p: shares of the contrasts in the window, [..., C].
+        q: the same in the reference.
+        window: what the window's rows are worth.
+        base: what the reference's rows are worth.
+    """
+    root, dof = signed_root(p, q, window, base)
+    # t as a normal deviate (Wallace 1959), only to find the largest: its p-value is Student's own
+    rank = np.where(dof > 1.0, dof, 0.0) * np.log1p(root * root / np.where(dof > 1.0, dof, 1.0))
+    best = np.expand_dims(np.where(np.isfinite(dof), rank, root * root).argmax(axis=-1), -1)
+    chosen, freedom = (np.take_along_axis(values, best, axis=-1)[..., 0] for values in (root, dof))
+    result: F64 = np.minimum(student_two_sided(chosen, freedom) * p.shape[-1], 1.0)
+    return result
+
+
+def signed_root(p: F64, q: F64, window: Effective, base: Effective) -> tuple[F64, F64]:
+    """Root of the likelihood ratio of every contrast, without its sign and 0 where one may not be tested, and dof."""
+    n, m = window.rows, base.rows
+    middle = np.clip((n * p + m * q) / (n + m), 0.0, 1.0)
+    enough = np.minimum(n, m) * np.minimum(middle, 1.0 - middle) >= POOL_BELOW
+    safe = np.where(enough, middle, 0.5)
+    ratio = 2.0 * (n * _divergence(p, safe) + m * _divergence(q, safe))
+    root = np.sqrt(np.where(enough, np.maximum(ratio, 0.0), 0.0))
+    return root, combined_dof(n, window.dof, m, base.dof)
+
+
+def p_chi_square(p: F64, q: F64, window: Effective, base: Effective) -> F64:
+    """p-value of the cells together, by F with (cells - 1, dof of the inflation) degrees of freedom.
+
+    Every cell adds the smaller of Pearson's term and the deviance's: Pearson's is too large for an excess in a small
+    cell, the deviance's for a lack, and at 1e-8 either shows. Cells are pooled by what the reference expects, so that
+    the window does not choose its own test.
+
+    Args:
+        p: shares of the cells in the window, [..., C].
+        q: the same in the reference.
+        window: what the window's rows are worth.
+        base: what the reference's rows are worth.
+    """
+    n, m = window.peak_rows[..., None], base.peak_rows[..., None]
+    observed, expected, kept = pooled(p * n, q * m, q * np.minimum(n, m))
+    pearson, deviance = two_sample_terms(observed, expected)
+    statistic = np.where(kept, np.minimum(pearson, deviance), 0.0).sum(axis=-1)
+    cells = kept.sum(axis=-1) - 1.0
+    dof = combined_dof(window.peak_rows, window.peak_dof, base.peak_rows, base.peak_dof)
+    able = (cells > 0) & (dof > 0)
+    above = np.where(able, cells, 1.0)
+    return np.where(able, f_sf(statistic / above, above, np.where(able, dof, 1.0)), 1.0)
+
+
+def p_rare(p: F64, q: F64, window: Effective, base: Effective) -> F64:
+    """p-value of the largest excess in a rare cell, times the number of cells.
+
+    Given k rows of the window and l of the reference in a cell, k is binomial of k + l with chance n / (n + m) when
+    the shares are equal: an exact tail for any share. With an inflation that is only known with v degrees of freedom,
+    a tail exp(-E) becomes (1 + 2 E / v)^(-v / 2), its mean over chi-square/v.
+    """
+    n, m = window.peak_rows[..., None], base.peak_rows[..., None]
+    dof = combined_dof(window.peak_rows, window.peak_dof, base.peak_rows, base.peak_dof)
+    hits, before = np.floor(p * n + 1e-9), np.ceil(q * m - 1e-9)
+    rare = (hits > 0) & (p > q) & (n * (hits + before) / (n + m) < POOL_BELOW) & (dof[..., None] > 0)
+    surprises = np.zeros(rare.shape)
+    if rare.any():
+        k, both = hits[rare], (hits + before)[rare]
+        surprises[rare] = -log_binomial_sf(k, both, np.broadcast_to(n / (n + m), rare.shape)[rare])
+    surprise = surprises.max(axis=-1)
+    freedom = np.where(dof > 0, np.minimum(dof, 1e9), 1.0)
+    tail = np.exp(-0.5 * freedom * np.log1p(2.0 * surprise / freedom))
+    result: F64 = np.minimum(tail * p.shape[-1], 1.0)
+    return result
+
+
+def combined_dof(n: F64, n_dof: F64, m: F64, m_dof: F64) -> F64:
+    """Degrees of freedom of 1/n + 1/m when both are estimates, and the same luck may be in both (they share panes).
+
+    (1/n + 1/m)^2 / (1 / (n sqrt(n_dof)) + 1 / (m sqrt(m_dof)))^2: the errors add, as if they were fully correlated.
+    """
+    first, second = 1.0 / np.maximum(n, 1e-300), 1.0 / np.maximum(m, 1e-300)
+    with np.errstate(divide="ignore"):
+        error = first / np.sqrt(n_dof) + second / np.sqrt(m_dof)
+        result: F64 = ((first + second) / error) ** 2
+    return result
+
+
+def _divergence(p: F64, q: F64) -> F64:
+    """Kullback-Leibler divergence of two binomial shares, in nats; 0 < q < 1."""
+    share = np.clip(p, 0.0, 1.0)
+    rest = 1.0 - share
+    hit = np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0) / q), 0.0)
+    miss = np.where(rest > 0, rest * np.log(np.where(rest > 0, rest, 1.0) / (1.0 - q)), 0.0)
+    return hit + miss
