@@ -47,6 +47,7 @@ class App {
     part(byId("tabs"), (overview, model) => this.tabs.paint(overview, model));
     part(byId("columns"), (overview, model, now) => {
       hide(byId("split"), !overview.models.length);
+      className(byId("split"), "bare", !model?.columns.length);
       this.columns.paint(model, now, overview);
     });
     part(byId("detail"), (overview, model, now) => this.detail.paint(overview, model, now));
@@ -100,8 +101,9 @@ class App {
   sayLink() {
     const { link } = this.feed ?? { link: "connecting" };
     const old = this.overview ? age(this.overview, this.now()) : null;
-    const fresh = old === null ? "" : ` · newest sample ${format.duration(old)} ago`;
-    text(byId("link"), { connecting: "connecting", live: `live${fresh}`, polling: `polling${fresh}`, lost: "not connected" }[link]);
+    text(byId("link"), { connecting: "connecting", live: "live", polling: "polling", lost: "not connected" }[link]);
+    hide(byId("fresh"), old === null || link === "lost");
+    text(byId("age"), format.duration(old));
     const banner = byId("banner");
     hide(banner, link !== "lost");
     if (link !== "lost") return;
@@ -154,7 +156,7 @@ class App {
 
   switches() {
     const themed = () => {
-      text(byId("theme"), `theme: ${document.documentElement.dataset.theme ?? "auto"}`);
+      text(byId("theme-name"), document.documentElement.dataset.theme ?? "auto");
       restyle();
       this.columns.restyle();
     };

@@ -31,12 +31,13 @@ export class LineChart {
       this.readout.append(h("span", { class: "value" }, name, value));
       return value;
     });
-    this.time = h("span", { class: "chart-time muted" });
+    this.title = title;
+    this.heading = h("span", { class: "chart-title", text: title });
     this.plot = h("div", { class: "plot" });
     this.plot.style.height = `${height}px`;
     this.hollow = h("p", { class: "hollow", hidden: true, text: "nothing yet" });
     this.node = h("figure", { class: "chart" },
-      h("figcaption", {}, h("span", { class: "chart-title", text: title }), this.time, this.readout), this.plot, this.hollow);
+      h("figcaption", {}, this.heading, this.readout), this.plot, this.hollow);
     this.sized = new ResizeObserver(() => this.resize());
     this.sized.observe(this.plot);
     alive.add(this);
@@ -120,11 +121,16 @@ export class LineChart {
     ctx.moveTo(bbox.left, y);
     ctx.lineTo(bbox.left + bbox.width, y);
     ctx.stroke();
-    ctx.fillStyle = token("--ink-soft");
+    const name = this.marks.name ?? "floor";
     ctx.font = `${11 * dots}px ${token("--font")}`;
     ctx.textAlign = "left";
     ctx.textBaseline = "bottom";
-    ctx.fillText(this.marks.name ?? "floor", bbox.left + 4 * dots, y - 3 * dots);
+    ctx.globalAlpha = 0.8;
+    ctx.fillStyle = token("--surface");
+    ctx.fillRect(bbox.left + 2 * dots, y - 17 * dots, ctx.measureText(name).width + 6 * dots, 15 * dots);
+    ctx.globalAlpha = 1;
+    ctx.fillStyle = token("--ink-soft");
+    ctx.fillText(name, bbox.left + 5 * dots, y - 3 * dots);
     ctx.restore();
   }
 
@@ -132,7 +138,7 @@ export class LineChart {
     if (!this.data) return;
     const times = this.data[0];
     const index = this.chart?.cursor?.idx ?? null;
-    text(this.time, index === null ? "" : format.clock(times[index]));
+    text(this.heading, index === null ? this.title : format.stamp(times[index]));
     for (const [place, node] of this.values.entries()) {
       const column = this.data[place + 1] ?? [];
       const shown = index === null ? latest(column) : column[index];

@@ -18,9 +18,10 @@ export class Histogram {
     this.losses = s("path", { class: "loss" });
     this.hover = s("rect", { class: "hover", y: PAD.top, height: HEIGHT - PAD.top - PAD.bottom });
     this.base = s("line", { class: "base", y1: HEIGHT - PAD.bottom, y2: HEIGHT - PAD.bottom });
+    this.scale = s("g", { class: "ticks" }, s("text", { x: PAD.left, y: PAD.top + 9 }), s("text", { x: PAD.left, y: HEIGHT - PAD.bottom - 3 }));
     this.ticks = s("g", { class: "ticks" });
     this.svg = s("svg", { class: "hist", height: HEIGHT, role: "img" },
-      this.was, this.now, this.line, this.gains, this.losses, this.base, this.ticks, this.hover);
+      this.was, this.now, this.line, this.gains, this.losses, this.base, this.ticks, this.scale, this.hover);
     this.readout = h("p", { class: "hist-read muted" });
     this.bars = h("div", { class: "cats" });
     this.specials = h("div", { class: "specials" });
@@ -59,6 +60,10 @@ export class Histogram {
     attribute(this.svg, "hidden", !(!asBars));
     hide(this.modes, asBars);
     hide(this.readout, asBars);
+    const change = this.mode === "change" && !asBars;
+    text(this.legend.children[0], change ? "fewer than the reference" : "reference");
+    text(this.legend.children[1], change ? "more" : "now");
+    className(this.legend, "change-legend", change);
     for (const button of this.modes.children) attribute(button, "aria-pressed", String(button.dataset.mode === this.mode));
     if (asBars) this.drawBars();
     else this.drawBins(this.node.clientWidth);
@@ -75,7 +80,7 @@ export class Histogram {
     this.boxes = values ? valueBoxes(this.cells) : evenBoxes(this.cells);
     const from = this.boxes[0].from, to = this.boxes.at(-1).to;
     this.x = (value) => PAD.left + ((value - from) / (to - from)) * inner;
-    for (const [path, on] of [[this.was, values], [this.now, values], [this.line, values], [this.gains, !values], [this.losses, !values]]) attribute(path, "visibility", on ? null : "hidden");
+    for (const [path, on] of [[this.was, values], [this.now, values], [this.line, values], [this.gains, !values], [this.losses, !values], [this.scale, !values]]) attribute(path, "visibility", on ? null : "hidden");
     if (values) this.drawDensity();
     else this.drawChange();
     this.drawTicks(values, from, to, inner);
@@ -99,6 +104,9 @@ export class Histogram {
   drawChange() {
     const most = Math.max(0.005, ...this.cells.map((cell) => Math.abs(cell.current - cell.reference)));
     const middle = (PAD.top + HEIGHT - PAD.bottom) / 2, room = (HEIGHT - PAD.bottom - PAD.top) / 2;
+    const signed = this.cells.map((cell) => cell.current - cell.reference);
+    text(this.scale.children[0], signed[0] < 0 ? format.points(most) : "");
+    text(this.scale.children[1], signed[0] < 0 ? "" : format.points(-most));
     let gains = "", losses = "";
     for (const box of this.boxes) {
       const change = box.cell.current - box.cell.reference;

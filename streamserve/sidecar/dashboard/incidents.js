@@ -20,7 +20,7 @@ export class Incidents {
 
   paint(overview, now) {
     const incidents = overview.incidents.slice(0, MOST);
-    hide(this.node, overview.state === "empty");
+    hide(this.node, !incidents.length && overview.state !== "ok" && overview.state !== "alarm");
     hide(this.hollow, incidents.length > 0);
     hide(this.line, !incidents.length);
     hide(this.days, !incidents.length);

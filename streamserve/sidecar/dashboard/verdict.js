@@ -74,13 +74,14 @@ export class Verdict {
     const volume = model?.quality?.volume_reference_per_s ? model.quality.volume_per_s / model.quality.volume_reference_per_s : null;
     const windows = model?.performance?.windows ?? [];
     const measured = windows.findLast((one) => one.realised !== null) ?? windows.at(-1);
+    const known = model?.columns.length > 0;
     const figures = [
-      { name: "columns drifted", value: format.count(drifted), of: model ? `of ${format.count(model.columns.length)}` : "", bad: drifted > 0 },
+      { name: "columns drifted", value: format.count(known ? drifted : null), of: model ? `of ${format.count(model.columns.length)}` : "", bad: drifted > 0 },
       { name: "events a second", value: format.compact(last("events_per_s")), of: volume === null ? "" : `${Math.round(volume * 100)} % of usual` },
       { name: "latency p99", value: traffic ? `${format.number(last("latency_p99_ms"))} ms` : format.UNKNOWN, of: traffic ? `p50 ${format.number(last("latency_p50_ms"))} ms` : "" },
       { name: model?.performance?.metric ?? "performance", value: format.number(measured?.realised ?? measured?.estimated ?? null), of: measured ? `${measured.realised === null ? "estimated, " : ""}${format.window(measured.window_s)}` : "" },
-    ];
-    keyed(this.figures, figures, (figure, index) => index, () => h("div", { class: "figure" }, h("dt"), h("dd", {}, h("b"), h("span", { class: "muted" }))), (node, figure) => {
+    ].filter(({ value }) => value !== format.UNKNOWN);
+    keyed(this.figures, figures, ({ name }) => name, () => h("div", { class: "figure" }, h("dt"), h("dd", {}, h("b"), h("span", { class: "muted" }))), (node, figure) => {
       text(node.children[0], figure.name);
       text(node.children[1].children[0], figure.value);
       text(node.children[1].children[1], figure.of);
@@ -107,6 +108,7 @@ export class Tabs {
       const drifted = one.columns.filter((column) => column.drifted).length;
       const learning = !one.columns.length;
       attribute(node.children[2].children[0].use, "href", learning ? "#i-learning" : drifted ? "#i-alarm" : "#i-ok");
+      node.children[2].classList.toggle("learning", learning);
       text(node.children[2].children[1], learning ? "learning" : drifted ? `${drifted} drifted` : "no drift");
       node.children[2].classList.toggle("bad", drifted > 0);
     });

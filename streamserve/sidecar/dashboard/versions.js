@@ -71,6 +71,7 @@ function facts(models, now) {
     each("newest sample", (model) => `${format.duration(now - model.newest_ms)} ago`),
     ...windows.map((window_s) => each(`drifted in ${format.window(window_s)}`, (model) => {
       const found = row(model, window_s);
+      if (!model.columns.length) return found && `${format.compact(found.rows)} rows, not judged yet`;
       return found && `${format.count(found.drifted)} of ${format.count(model.columns.length)}  (${format.compact(found.rows)} rows, ${format.percent(found.sampled_share)} sampled)`;
     })),
     each("volume", ({ quality }) => quality && `${format.compact(quality.volume_per_s)}/s${quality.volume_reference_per_s ? `, usual ${format.compact(quality.volume_reference_per_s)}` : ""}`),

@@ -42,6 +42,7 @@ CATEGORIES = {
     "weekday": ("mon", "tue", "wed", "thu", "fri", "sat", "sun"),
 }
 FLOORS = {"wasserstein": 0.05, "share": 0.005, "js": 0.02}
+CLASSES = ("on_time", "late", "cancelled")
 DRIFTS = {
     "wind_gust_kmh": (0.41, 2460), "visibility_km": (0.29, 2400), "route_embedding[17]": (0.17, 1500),
     "carrier": (0.034, 1900), "output.probability": (0.12, 1320), "precip_mm": (0.021, 2300),
@@ -166,11 +167,11 @@ class SampleBoard:
         effect = float(effects[-1])
         index = self._names.index(name)
         return {
-            "name": name, "kind": "categorical" if name in CATEGORIES else "numeric",
+            "name": name, "kind": _kind(name),
             "origin": "output" if name.startswith("output.") else "feature", "rank": 0,
             "window_s": window_s, "segment": "", "p": 10.0 ** -(9 + 60 * effect) if drifted else float(self._noise[index, 7]),
             "effect": effect, "effect_kind": kind, "floor": FLOORS[kind], "psi": effect**2 * 1.4, "js": effect * 0.31,
-            "ks": None if name in CATEGORIES else min(1.0, effect * 0.38), "drifted": drifted,
+            "ks": None if _kind(name) == "categorical" else min(1.0, effect * 0.38), "drifted": drifted,
             "since_ms": since_ms if drifted else None,
             "missing": 0.034 if name == "precip_mm" and drifted else 0.002 * (index % 4),
             "missing_reference": 0.002 * (index % 4) + (0.001 if index % 5 == 0 else 0.0),
@@ -303,13 +304,13 @@ class SampleBoard:
         seed = self._names.index(name)
         cells = (
             _category_cells(name, goal)
-            if name in CATEGORIES
+            if _kind(name) == "categorical"
             else _number_cells(seed, goal * (1.3 if segment else 1.0), name)
         )
         rows = int(1_980 * window_s * (0.9 if version == "7" else 0.1) * (0.3 if segment else 1.0))
         effect = float(effects[-1])
         return {
-            "name": name, "kind": "categorical" if name in CATEGORIES else "numeric",
+            "name": name, "kind": _kind(name),
             "origin": "output" if name.startswith("output.") else "feature", "window_s": window_s, "segment": segment,
             "cells": cells,
             "history": {
@@ -334,10 +335,14 @@ def _column_names(features: int) -> list[str]:
     return [*names[: max(features, 1)], "output.probability", "output.class"]
 
 
+def _kind(name: str) -> str:
+    return "categorical" if name in CATEGORIES or name == "output.class" else "numeric"
+
+
 def _effect_kind(name: str) -> str:
     if name == "precip_mm":
         return "share"
-    return "js" if name in CATEGORIES or name == "output.class" else "wasserstein"
+    return "js" if _kind(name) == "categorical" else "wasserstein"
 
 
 def _numbers(values: np.ndarray, digits: int) -> list[float | None]:
@@ -386,7 +391,7 @@ def _number_cells(seed: int, goal: float, name: str) -> list[dict[str, object]]:
 
 
 def _category_cells(name: str, goal: float) -> list[dict[str, object]]:
-    labels = CATEGORIES[name]
+    labels = CATEGORIES.get(name, CLASSES)
     reference = 1.0 / np.arange(1, len(labels) + 1) ** 0.8
     reference /= reference.sum()
     current = reference * (1 + 0.02 * np.sin(np.arange(len(labels))))
