@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from streamserve.batch import I64
+from streamserve.config.drift_settings import SegmentSettings
 from streamserve.drift.bins import count_cells
 from streamserve.drift.calibration import Calibration
 from streamserve.drift.cells import Cells, category_text, numbers, watched
@@ -18,6 +19,7 @@ from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.dispersion import Dispersion
 from streamserve.drift.reference import FORMAT, Document, Reference, layout
 from streamserve.drift.schema import CELLS, MonitoredColumn
+from streamserve.drift.segments import ALL, Segments
 
 MAX_PANES = 1000
 """Panes that the dispersion is fitted on; of more the last ones in time."""
@@ -39,6 +41,7 @@ class BaselineOptions:
         importance: column -> share of the model's attention.
         calibration: scores to probabilities.
         performance: metric -> value on these rows.
+        segments: rows that are counted on their own as well.
     """
 
     model: str
@@ -51,6 +54,7 @@ class BaselineOptions:
     importance: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
     performance: Mapping[str, float] = field(default_factory=dict)
+    segments: Sequence[SegmentSettings] = ()
 
 
 def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: BaselineOptions) -> Reference:
@@ -78,8 +82,11 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
         {each.name: _category_counts(columns, each) for each in schema if each.kind == "categorical"},
         options.importance,
     )
-    codes = _codes(Cells(tuple(frozen)), columns, n)[order]
-    counts = count_cells(codes, len(schema), CELLS)
+    unordered = _codes(Cells(tuple(frozen)), columns, n)
+    counts = count_cells(unordered, len(schema), CELLS)
+    counted = [msgspec.structs.replace(column, counts=row) for column, row in zip(frozen, counts.tolist(), strict=True)]
+    segments = Segments(options.segments, counted).of(columns, n)
+    codes = unordered[order]
     ordered = np.array([each.kind == "numeric" for each in schema])
     first_ms, last_ms = int(event_time_ms.min()), int(event_time_ms.max())
     seconds = (last_ms - first_ms) / 1000
@@ -94,13 +101,16 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
             last_ms=last_ms,
             source=options.source,
             provisional=options.provisional,
-            columns=[
-                msgspec.structs.replace(column, counts=row) for column, row in zip(frozen, counts.tolist(), strict=True)
-            ],
+            columns=counted,
             rows_per_s=n / seconds if seconds > 0 else None,
             dispersion=Dispersion.fit(_pane_counts(codes, pane), ordered).to_document(),
             calibration=options.calibration.to_document() if options.calibration else None,
             performance=dict(options.performance),
+            segments={
+                name: count_cells(unordered[rows], len(schema), CELLS).tolist()
+                for name, rows in segments
+                if name != ALL
+            },
         )
     )
 

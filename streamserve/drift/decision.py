@@ -26,8 +26,6 @@ from streamserve.drift.significance import Significance, significance
 from streamserve.drift.special import chi2_sf
 
 WEEK_S: Final = 604_800.0
-LOOKS_A_WINDOW: Final = 10
-"""A window is looked at so often while it passes, or every pane."""
 QUIET_FACTOR: Final = 1000.0
 """A column is quiet again when its p-value is so many times over what drift takes (at most 1e-3)."""
 QUIET_EFFECT: Final = 0.8
@@ -79,7 +77,7 @@ class Budget:
 
     def stride_panes(self, window_s: float) -> int:
         """Panes between two looks at a window: a tenth of it, at least one."""
-        return max(self.panes(window_s) // LOOKS_A_WINDOW, 1)
+        return stride_panes(window_s, self.pane_s)
 
     def looks_per_week(self, window_s: float) -> float:
         """How often a window is looked at in a week."""

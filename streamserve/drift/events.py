@@ -51,7 +51,7 @@ class Report(Event, frozen=True, kw_only=True):
         n_effective: rows that the tests counted on, before overdispersion.
         reference: hash of the reference.
         provisional: whether that was learned from live traffic.
-        enough: whether there were enough rows to decide.
+        decided: whether there were enough rows to decide.
         drifted: names of the columns that drifted.
         columns: name -> one value per watched column, ranked by drift: `name`, `p`, `effect`, `effect_kind`, ...
         span: topic -> partition -> [first offset, position after the last], for a replay.
@@ -69,7 +69,7 @@ class Report(Event, frozen=True, kw_only=True):
     n_effective: float
     reference: str
     provisional: bool
-    enough: bool
+    decided: bool
     drifted: list[str]
     columns: dict[str, list[object]]
     span: dict[str, dict[str, list[int]]]

@@ -7,31 +7,38 @@ looks, incidents and marks of the last state goes on where its predecessor stopp
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from streamserve.batch import I64
 from streamserve.config.drift_settings import DriftSettings
+from streamserve.drift.alerts import alert_of
 from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
 from streamserve.drift.events import Event, ReferenceLearned, Report, State
 from streamserve.drift.gathered import Rows, Volume
-from streamserve.drift.incidents import IncidentBook
+from streamserve.drift.incidents import IncidentBook, Signal
 from streamserve.drift.marks import Marks
+from streamserve.drift.quality import reject_signals
 from streamserve.drift.ranking import report_columns
 from streamserve.drift.reference import Reference
 from streamserve.drift.resume import Resume, ResumePoint
+from streamserve.drift.segments import ALL
 from streamserve.drift.timeline import Timeline
 from streamserve.drift.traffic import Traffic
-from streamserve.drift.version_watch import Identity, Look, VersionWatch, WindowKey
+from streamserve.drift.version_watch import Beside, Identity, Look, VersionWatch, WindowKey
 
 LEARNING_HORIZONS = 4
 """While a version learns, a successor reads so many times the longest window again, to learn the same."""
+MAX_TOLD = 50
+"""Alerts that the page can show again after a restart."""
 MAX_VERSIONS = 8
 """Versions watched at once; the one that was quiet longest leaves for a new one."""
 
@@ -62,7 +69,7 @@ class StateDocument(msgspec.Struct, frozen=True, kw_only=True):
     watermark_ms: int | None
     looked: dict[str, dict[str, int]]
     incidents: dict[str, dict[str, object]]
-    roles: dict[str, str]
+    told: list[dict[str, Any]]
 
 
 class ModelMonitor:
@@ -90,6 +97,7 @@ class ModelMonitor:
         self.books: dict[str, IncidentBook] = {}
         self._looked: dict[str, dict[WindowKey, int]] = {}
         self._learned: dict[str, Reference] = {}
+        self.told: deque[dict[str, Any]] = deque(maxlen=MAX_TOLD)
         self.traffic = Traffic()
         self.counts = Counts()
 
@@ -111,7 +119,9 @@ class ModelMonitor:
         self._looked = {
             version: {_key(text): slot for text, slot in slots.items()} for version, slots in document.looked.items()
         }
-        self.books = {version: IncidentBook.from_document(book) for version, book in document.incidents.items()}
+        for version, book in document.incidents.items():
+            self._book(version).restore(book)
+        self.told.extend(document.told)
         self._learned = dict(learned)
         return state.resume
 
@@ -133,7 +143,7 @@ class ModelMonitor:
                 for version, watch in self.versions.items()
             },
             incidents={version: book.to_document() for version, book in self.books.items()},
-            roles={version: watch.identity.role for version, watch in self.versions.items()},
+            told=list(self.told),
         )
         return State(
             pipeline=self.pipeline,
@@ -182,6 +192,7 @@ class ModelMonitor:
         learned = watch.add(rows, Volume(at_ms=watermark_ms, consumed=consumed, rejects=rejects), watermark_ms, wall_ms)
         if learned is not None:
             events.append(self._learned_event(learned))
+            self._set_beside()
         events += self._looks(watermark_ms - self._lateness_ms)
         if events:
             state = self.state()
@@ -212,27 +223,81 @@ class ModelMonitor:
             self.counts.unknown_reference += 1
         watch = VersionWatch(identity, self.settings, reference, self._looked.get(chunk.version))
         self.versions[chunk.version] = watch
+        self._set_beside()
         return watch
+
+    def _set_beside(self) -> None:
+        """Canaries are compared with the newest stable version that has a reference."""
+        stable = [each for each in self.versions.values() if each.identity.role == "stable" and each.reference]
+        newest = max(stable, key=lambda each: each.newest_ms, default=None)
+        for watch in self.versions.values():
+            if watch.identity.role == "canary" and newest is not None and watch.beside is None:
+                watch.beside = Beside(newest, self.settings)
 
     # -- looks ---------------------------------------------------------------------------------------------------
 
     def _looks(self, up_to_ms: int) -> list[Event]:
+        """Look at all windows that ended by then, in order of their ends."""
+        due = [(each.end_ms, name, each) for name, watch in self.versions.items() for each in watch.due(up_to_ms)]
         events: list[Event] = []
-        for watch in self.versions.values():
-            by_end: dict[int, list[Look]] = {}
-            for due in watch.due(up_to_ms):
-                look = watch.look(due)
-                events.append(self._report(watch, look))
-                by_end.setdefault(due.end_ms, []).append(look)
-            for end_ms, looks in by_end.items():
+        for end_ms, ending in groupby(sorted(due, key=itemgetter(0, 1)), key=itemgetter(0)):
+            looks: dict[str, list[Look]] = {}
+            for _, name, each in ending:
+                look = self.versions[name].look(each)
+                events.append(self._report(self.versions[name], look))
+                looks.setdefault(name, []).append(look)
+            for watch in self.versions.values():
                 events += self._judge(watch, end_ms, looks)
         return events
+
+    def _judge(self, watch: VersionWatch, end_ms: int, looks: Mapping[str, list[Look]]) -> list[Event]:
+        """What the looks that end together make of a version's incident."""
+        own = looks.get(watch.identity.version, [])
+        signals = self._quality(watch, own)
+        if watch.beside is not None:
+            signals += watch.beside.signals(looks.get(watch.beside.watch.identity.version, []))
+        if not own and not signals:
+            return []
+        names = watch.reference.names if watch.reference is not None else ()
+        book = self._book(watch.identity.version)
+        told = book.update(end_ms, [look.verdict for look in own], names, signals)
+        span = next((look.pane.span_document() for look in own if look.due.segment == ALL), {})
+        alerts = [alert_of(watch.identity, each, self._sequence(each.incident), span) for each in told]
+        self.told.extend(msgspec.to_builtins(alert) for alert in alerts)
+        return list(alerts)
+
+    def _sequence(self, incident: str) -> int:
+        """How many alerts of an incident there were."""
+        before: int = max((each["sequence"] for each in self.told if each["incident"] == incident), default=-1)
+        return before + 1
+
+    def _quality(self, watch: VersionWatch, looks: list[Look]) -> list[Signal]:
+        usual = watch.latest.get((self.settings.windows_s[-1], ALL))
+        if usual is None:
+            return []
+        return [
+            signal
+            for look in looks
+            if not look.due.segment and look.due.window_s != usual.due.window_s
+            for signal in reject_signals(
+                look.pane,
+                usual.pane,
+                window_s=look.due.window_s,
+                floor=self.settings.effects.share,
+                alpha=look.verdict.alpha,
+            )
+        ]
+
+    def _book(self, version: str) -> IncidentBook:
+        if version not in self.books:
+            self.books[version] = IncidentBook(self.pipeline, self.model, version)
+        return self.books[version]
 
     def _report(self, watch: VersionWatch, look: Look) -> Report:
         reference, due, pane = watch.reference, look.due, look.pane
         if reference is None:
             raise ValueError("a look without a reference")
-        columns = report_columns(look, reference)
+        columns = report_columns(look, reference, self.settings.effects)
         drifted = [str(name) for name, is_so in zip(columns["name"], columns["drifted"], strict=True) if is_so]
         return Report(
             pipeline=self.pipeline,
@@ -247,7 +312,7 @@ class ModelMonitor:
             n_effective=pane.profile.n_effective,
             reference=reference.hash,
             provisional=reference.provisional,
-            enough=bool(look.verdict.enough),
+            decided=look.verdict.decided,
             drifted=drifted,
             columns=columns,
             span=pane.span_document(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
 from streamserve.batch import F64
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.drift.model_monitor import ModelMonitor
-from streamserve.drift.ranking import strength
+from streamserve.drift.ranking import Effects, effects_of, strength
 from streamserve.drift.reference import ColumnReference, Reference
 from streamserve.drift.schema import MISSING, OTHER, UNSEEN
 from streamserve.drift.segments import ALL
@@ -28,15 +29,40 @@ def state_of(models: Sequence[ModelMonitor], settings: DriftSettings, wall_ms: i
         return "empty", None, "No samples have come yet."
     if wall_ms - newest_ms > settings.stale_s * 1000:
         return "stale", newest_ms, f"No samples for {duration((wall_ms - newest_ms) / 1000)}."
-    opened = [book.open for model in models for book in model.books.values() if book.open is not None]
+    opened = [alert for model in models for alert in model.told if alert["incident"] in open_incidents(model)]
     if opened:
-        first = min(opened, key=lambda incident: incident.opened_ms)
-        return "alarm", first.opened_ms, first.title
+        first = min(opened, key=itemgetter("opened_ms"))
+        newest = max((each for each in opened if each["incident"] == first["incident"]), key=itemgetter("sequence"))
+        return "alarm", first["opened_ms"], newest["title"]
     watches = [watch for model in models for watch in model.versions.values()]
     if not any(watch.reference is not None for watch in watches):
         rows = max((watch.learned_rows for watch in watches), default=0)
         return "learning", None, f"Learning a provisional reference: {rows:,} of {settings.learn_rows:,} rows."
     return "ok", None, "Nothing drifts."
+
+
+def open_incidents(model: ModelMonitor) -> set[str]:
+    """Ids of the incidents that are open."""
+    return {book.incident for book in model.books.values() if book.incident is not None}
+
+
+def incident_documents(models: Sequence[ModelMonitor]) -> list[Document]:
+    """Incidents by their last alert, the newest first."""
+    found: dict[str, Document] = {}
+    for model in models:
+        for alert in model.told:
+            found[alert["incident"]] = {
+                "id": alert["incident"],
+                "model": alert["model"],
+                "version": alert["version"],
+                "opened_ms": alert["opened_ms"],
+                "cleared_ms": alert["at_ms"] if alert["alert"] == "cleared" else None,
+                "severity": alert["severity"],
+                "title": alert["title"],
+                "reasons": alert["reasons"],
+                "span": alert["span"],
+            }
+    return sorted(found.values(), key=lambda incident: -int(str(incident["opened_ms"])))[:MAX_INCIDENTS]
 
 
 def duration(seconds: float) -> str:
@@ -72,7 +98,7 @@ def _version(model: ModelMonitor, watch: VersionWatch) -> Document:
             }
             for look in windows
         ],
-        "columns": [] if reference is None else _columns(watch, reference),
+        "columns": [] if reference is None else _columns(watch, reference, model.settings),
         "segments": [] if reference is None else _segments(watch, reference),
         "performance": None,
         "labels": None,
@@ -91,43 +117,44 @@ def reference_document(reference: Reference) -> Document:
     }
 
 
-def _columns(watch: VersionWatch, reference: Reference) -> list[Document]:
+def _columns(watch: VersionWatch, reference: Reference, settings: DriftSettings) -> list[Document]:
     """Every column by its worst look, the worst column first."""
     looks = [watch.latest[key] for key in sorted(watch.latest, key=lambda key: (key[1] != ALL, key[0], key[1]))]
     if not looks:
         return []
-    badness = np.array([strength(look, reference) * look.verdict.enough for look in looks])
+    badness = np.array([strength(look.verdict, reference) * look.verdict.decided for look in looks])
     drifted = np.array([look.verdict.drifted for look in looks])
     worst = np.lexsort((badness, drifted), axis=0)[-1]
     columns = np.arange(len(reference.names))
     order = np.lexsort((columns, -badness[worst, columns], ~drifted[worst, columns]))
+    effects = [effects_of(look.verdict, reference, settings.effects) for look in looks]
     return [
-        _column_row(watch, reference, looks[worst[i]], int(i), rank) for rank, i in enumerate(order.tolist(), start=1)
+        _column_row(watch, reference, looks[worst[i]], effects[worst[i]], int(i)) | {"rank": rank}
+        for rank, i in enumerate(order.tolist(), start=1)
     ]
 
 
-def _column_row(watch: VersionWatch, reference: Reference, look: Look, i: int, rank: int) -> Document:
+def _column_row(watch: VersionWatch, reference: Reference, look: Look, effects: Effects, i: int) -> Document:
     verdict, column = look.verdict, reference.columns[i]
     history = watch.history[look.due.window_s]
     return {
         "name": column.name,
         "kind": column.kind,
         "origin": column.origin,
-        "rank": rank,
         "window_s": look.due.window_s,
         "segment": look.due.segment,
         "p": number(verdict.p[i]),
-        "effect": number(verdict.effect[i]),
-        "effect_kind": str(verdict.effect_kind[i]),
-        "floor": number(verdict.floor[i]),
-        "psi": number(verdict.scores.psi[i]),
-        "js": number(verdict.scores.js[i]),
-        "ks": number(verdict.scores.ks[i]),
+        "effect": number(effects.value[i]),
+        "effect_kind": effects.kind[i],
+        "floor": number(effects.floor[i]),
+        "psi": number(verdict.psi[i]),
+        "js": number(verdict.js[i]),
+        "ks": number(verdict.ks[i]) if reference.ordered[i] else None,
         "drifted": bool(verdict.drifted[i]),
         "since_ms": _since(watch, look, i),
         "missing": number(look.missing[i]),
         "missing_reference": column.counts[MISSING] / max(reference.rows, 1),
-        "spark": [number(effect[i]) for effect in history.effect],
+        "spark": [number(severity[i]) for severity in history.severity],
     }
 
 
@@ -154,7 +181,7 @@ def _segments(watch: VersionWatch, reference: Reference) -> list[Document]:
             "segment": segment,
             "rows": look.pane.profile.rows,
             "drifted": int(look.verdict.drifted.sum()),
-            "worst": reference.names[int(np.argmax(strength(look, reference)))],
+            "worst": reference.names[int(np.argmax(strength(look.verdict, reference)))],
         }
         for segment, look in sorted(found.items())
     ]
@@ -184,16 +211,18 @@ def column_document(model: ModelMonitor, version: str, window_s: float, segment:
     if watch is None or look is None or watch.reference is None or name not in watch.reference.names:
         return None
     reference, i = watch.reference, watch.reference.names.index(name)
-    history, scores = watch.history[window_s], look.verdict.scores
+    history, verdict = watch.history[window_s], look.verdict
     moments = look.pane.moments
     statistics = {
-        "p": number(look.verdict.p[i]),
-        "Wasserstein / std": number(scores.wasserstein[i]),
-        "KS": number(scores.ks[i]),
-        "PSI": number(scores.psi[i]),
-        "Jensen-Shannon": number(scores.js[i]),
-        "Hellinger": number(scores.hellinger[i]),
-        "total variation": number(scores.tv[i]),
+        "p": number(verdict.p[i]),
+        "Wasserstein / std": number(verdict.wasserstein[i]) if reference.ordered[i] else None,
+        "KS": number(verdict.ks[i]) if reference.ordered[i] else None,
+        "PSI": number(verdict.psi[i]),
+        "Jensen-Shannon": number(verdict.js[i]),
+        "Hellinger": number(verdict.hellinger[i]),
+        "total variation": number(verdict.total_variation[i]),
+        "change of a share": number(verdict.share_change[i]),
+        "effective rows": number(verdict.effective_rows[i]),
     }
     if moments is not None and reference.ordered[i]:
         statistics |= {
@@ -211,8 +240,8 @@ def column_document(model: ModelMonitor, version: str, window_s: float, segment:
         "cells": _cells(reference, look, i),
         "history": {
             "end_ms": list(history.end_ms),
-            "effect": [number(each[i]) for each in history.effect],
-            "floor": number(look.verdict.floor[i]),
+            "effect": [number(each[i]) for each in history.severity],
+            "floor": 1.0,
             "p": [number(each[i]) for each in history.p],
             "missing": [number(each[i]) for each in history.missing],
             "drifted": [bool(each[i]) for each in history.drifted],

@@ -2,50 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from streamserve.batch import F64, I64
+from streamserve.config.drift_settings import EffectSettings
+from streamserve.drift.decision import FLOORS, Verdict
 from streamserve.drift.reference import Reference
 from streamserve.drift.version_watch import Look
 
-TINY = 1e-12
+LEAST_IMPORTANCE = 0.1
+"""A column that the model hardly uses is ranked by this part of its effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """The effect that stands for each column: that over its floor, else the usual one of its kind.
+
+    Attributes:
+        kind: `wasserstein`, `share` or `js`, F of them.
+        value, floor: float64[F], in the unit of the kind.
+    """
+
+    kind: list[str]
+    value: F64
+    floor: F64
+
+
+def effects_of(verdict: Verdict, reference: Reference, settings: EffectSettings) -> Effects:
+    """The effects of a verdict in their own units."""
+    kind = np.where(verdict.floor > 0, verdict.floor, np.where(reference.ordered, 1, 2))
+    zeros = np.zeros(len(kind))
+    values = np.stack([zeros, verdict.wasserstein, verdict.share_change, verdict.js])
+    floors = np.array([0.0, settings.wasserstein, settings.share, settings.js])
+    return Effects(
+        kind=[FLOORS[i] for i in kind.tolist()], value=values[kind, np.arange(len(kind))], floor=floors[kind]
+    )
 
 
 def ranked(look: Look, reference: Reference) -> I64:
-    """Columns by drift, the worst first: drifted ones, then by effect over its floor, times importance if known."""
-    verdict = look.verdict
-    badness = strength(look, reference)
-    return np.lexsort((np.arange(len(badness)), -badness, ~verdict.drifted))
+    """Columns by drift, the worst first: drifted ones, then by effect, times importance where that is known."""
+    badness = strength(look.verdict, reference)
+    return np.lexsort((np.arange(len(badness)), -badness, ~look.verdict.drifted))
 
 
-def strength(look: Look, reference: Reference) -> F64:
-    """Effect over its floor per column, times its importance relative to the mean one where these are known."""
-    relative: F64 = look.verdict.effect / np.maximum(look.verdict.floor, TINY)
+def strength(verdict: Verdict, reference: Reference) -> F64:
+    """Effect in multiples of its floor, times the column's importance relative to the mean one."""
     importance = reference.importance
-    if importance is not None and importance.mean() > 0:
-        relative = relative * (0.1 + importance / importance.mean())
-    return relative
+    if importance is None or importance.mean() <= 0:
+        return verdict.severity
+    weighed: F64 = verdict.severity * np.maximum(importance / importance.mean(), LEAST_IMPORTANCE)
+    return weighed
 
 
-def report_columns(look: Look, reference: Reference) -> dict[str, list[object]]:
+def report_columns(look: Look, reference: Reference, settings: EffectSettings) -> dict[str, list[object]]:
     """The columns of a report, ranked."""
     verdict, order = look.verdict, ranked(look, reference)
-    scores = verdict.scores
+    effects = effects_of(verdict, reference, settings)
     return {
         "name": [reference.names[i] for i in order],
-        "p": _plain(verdict.p[order]),
-        "effect": _plain(verdict.effect[order]),
-        "effect_kind": [str(verdict.effect_kind[i]) for i in order],
-        "floor": _plain(verdict.floor[order]),
         "drifted": verdict.drifted[order].tolist(),
-        "wasserstein": _plain(scores.wasserstein[order]),
-        "psi": _plain(scores.psi[order]),
-        "js": _plain(scores.js[order]),
-        "ks": _plain(scores.ks[order]),
-        "missing": _plain(look.missing[order]),
+        "p": plain(verdict.p[order]),
+        "effect_kind": [effects.kind[i] for i in order],
+        "effect": plain(effects.value[order]),
+        "floor": plain(effects.floor[order]),
+        "severity": plain(verdict.severity[order]),
+        "wasserstein": plain(verdict.wasserstein[order]),
+        "psi": plain(verdict.psi[order]),
+        "js": plain(verdict.js[order]),
+        "ks": plain(verdict.ks[order]),
+        "missing": plain(look.missing[order]),
     }
 
 
-def _plain(values: F64) -> list[object]:
-    """JSON has no NaN: null instead."""
-    return [None if value != value else float(f"{value:.6g}") for value in values.tolist()]  # noqa: PLR0124
+def plain(values: F64) -> list[object]:
+    """Six digits; null where there is no finite number, which JSON cannot hold."""
+    finite = np.isfinite(values)
+    return [
+        float(f"{value:.6g}") if is_finite else None
+        for value, is_finite in zip(values.tolist(), finite.tolist(), strict=True)
+    ]

@@ -79,6 +79,18 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     dispersion: dict[str, object] | None = None
     calibration: dict[str, object] | None = None
     performance: dict[str, float] = {}
+    segments: dict[str, list[list[int]]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSample:
+    """The rows of a reference that belong to one segment; a `scores.ReferenceSample`."""
+
+    counts: I64
+    centers: F64
+    std: F64
+    ordered: Bools
+    dispersion: Dispersion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +169,19 @@ class Reference:
             return None
         return np.array([column.importance or 0.0 for column in self.columns])
 
+    def segment(self, name: str) -> SegmentSample | None:
+        """Its rows of one segment; None when it was made without that segment."""
+        counts = self.document.segments.get(name)
+        if counts is None:
+            return None
+        return SegmentSample(
+            counts=np.array(counts, dtype=np.int64),
+            centers=self.centers,
+            std=self.std,
+            ordered=self.ordered,
+            dispersion=self.dispersion,
+        )
+
     def to_json(self) -> bytes:
         """The file's content."""
         return orjson.dumps(msgspec.to_builtins(self.document), option=orjson.OPT_APPEND_NEWLINE)
@@ -183,6 +208,9 @@ class Reference:
         dispersion = Dispersion.from_document(spread) if spread else Dispersion.unknown(columns, CELLS)
         if dispersion.spread.shape != (columns, CELLS):
             raise ValueError("the dispersion is of other columns")
+        for name, counts in document.segments.items():
+            if len(counts) != columns or any(len(row) != CELLS for row in counts):
+                raise ValueError(f"segment {name} is of other columns")
         calibration = Calibration.from_document(document.calibration) if document.calibration else None
         return Reference(document=document, dispersion=dispersion, calibration=calibration)
 

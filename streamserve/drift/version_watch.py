@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from streamserve.batch import F64, Bools
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.drift.baseline import BaselineOptions, build
-from streamserve.drift.decision import Decider, Verdict
+from streamserve.drift.decision import Budget, Decider, EffectFloors, Verdict
 from streamserve.drift.gathered import Gathered, Rows, Volume
+from streamserve.drift.incidents import Signal, drift_signals
 from streamserve.drift.learner import Learner
 from streamserve.drift.panes import Pane
 from streamserve.drift.reference import Reference
 from streamserve.drift.schema import MISSING
+from streamserve.drift.scores import ReferenceSample
 from streamserve.drift.segments import ALL, Segments
 
 HISTORY_LOOKS = 90
+DETECTORS_SHARE = 0.1
+"""Part of the budget that the detectors on labels keep, where there are labels."""
 
 WindowKey = tuple[float, str]
 """Window in seconds, segment."""
@@ -66,7 +70,7 @@ class History:
     """The last looks at one window, one row a look."""
 
     end_ms: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
-    effect: deque[F64] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
+    severity: deque[F64] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
     p: deque[F64] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
     missing: deque[F64] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
     drifted: deque[Bools] = field(default_factory=lambda: deque(maxlen=HISTORY_LOOKS))
@@ -74,7 +78,7 @@ class History:
     def add(self, look: Look) -> None:
         """Note a look."""
         self.end_ms.append(look.due.end_ms)
-        self.effect.append(look.verdict.effect)
+        self.severity.append(look.verdict.severity)
         self.p.append(look.verdict.p)
         self.missing.append(look.missing)
         self.drifted.append(look.verdict.drifted)
@@ -106,6 +110,9 @@ class VersionWatch:
         self.reference: Reference | None = None
         self.segments = Segments((), ())
         self.gathered: Gathered | None = None
+        self._samples: dict[str, ReferenceSample | None] = {}
+        self.decider = Decider()
+        self.beside: Beside | None = None
         self._learner = Learner(settings.learn_rows, settings.pane_s)
         if reference is not None:
             self.adopt(reference)
@@ -121,13 +128,16 @@ class VersionWatch:
         self.reference = reference
         self.segments = Segments(settings.segments, reference.columns)
         self.gathered = Gathered(reference, self.segments, settings.pane_s, settings.windows_s)
-        self._decider = Decider(
-            settings.budget,
-            pane_s=settings.pane_s,
-            windows_s=settings.windows_s,
-            segments=len(self.segments.names),
-            effects=settings.effects,
-            detectors=settings.labels is not None,
+        self._samples = {ALL: reference, **{name: reference.segment(name) for name in self.segments.names[1:]}}
+        self.decider = Decider(
+            budget=Budget(
+                false_alarms_per_week=settings.budget.false_alarms_per_week,
+                pane_s=settings.pane_s,
+                windows_s=tuple(settings.windows_s),
+                streams=len(self.segments.names) + 1,  # and the comparison with another version
+                detectors=DETECTORS_SHARE if settings.labels is not None else 0.0,
+            ),
+            floors=EffectFloors(**settings.effects.model_dump()),
         )
         self.latest.clear()
 
@@ -135,6 +145,8 @@ class VersionWatch:
         """Take in rows. Returns: a reference that was learned with them."""
         if len(rows):
             self.newest_ms = max(self.newest_ms, int(rows.event_time_ms.max()))
+        if self.beside is not None:
+            self.beside.gathered.add(rows, newest_ms)
         if self.gathered is None or self.reference is None:
             return self._learn(rows, wall_ms)
         if self.reference.provisional:
@@ -148,6 +160,8 @@ class VersionWatch:
         found = []
         for key, ring in self.gathered.rings.items() if self.gathered is not None else ():
             window_s, segment = key
+            if self._samples[segment] is None:
+                continue  # the reference was made without this segment
             up_to = up_to_ms // ring.stride_ms - 1
             found += [
                 Due(window_s=window_s, segment=segment, slot=slot, end_ms=(slot + 1) * ring.stride_ms)
@@ -157,11 +171,15 @@ class VersionWatch:
 
     def look(self, due: Due) -> Look:
         """Decide about a window."""
-        if self.gathered is None or self.reference is None:
-            raise ValueError(f"{self.identity.model} {self.identity.version} has no reference yet")
+        sample = self._samples.get(due.segment)
+        if self.gathered is None or sample is None:
+            raise ValueError(f"{self.identity.model} {self.identity.version} has no reference for {due.segment!r}")
         key = due.window_s, due.segment
         pane = self.gathered.window(due.window_s, due.segment, due.slot)
-        verdict = self._decider.look(self.reference, pane.profile.counts, pane.profile.level, due.window_s)
+        profile = pane.profile
+        verdict = self.decider.look(
+            sample, profile.counts, window_s=due.window_s, level=profile.level, segment=due.segment
+        )
         look = Look(due=due, pane=pane, verdict=verdict)
         self.looked[key] = due.slot
         self.latest[key] = look
@@ -192,8 +210,41 @@ class VersionWatch:
                 created_ms=wall_ms,
                 source="the first live rows",
                 provisional=True,
+                segments=self._settings.segments,
             ),
         )
         self._learner = Learner(self._settings.learn_rows, self._settings.pane_s)
         self.adopt(reference)
         return reference
+
+
+class Beside:
+    """A canary's rows in the cells of the stable version, for a comparison of the two over the same windows."""
+
+    def __init__(self, watch: VersionWatch, settings: DriftSettings) -> None:
+        if watch.reference is None:
+            raise ValueError("the stable version has no reference")
+        self.watch = watch
+        self._reference = watch.reference
+        self.gathered = Gathered(watch.reference, Segments((), ()), settings.pane_s, settings.windows_s)
+
+    def signals(self, looks: Sequence[Look]) -> list[Signal]:
+        """Columns in which the canary differs, in the windows that the stable version was looked at."""
+        if self.watch.reference is not self._reference:
+            return []  # the stable version counts by another reference by now
+        return [
+            replace(signal, source="canary")
+            for look in looks
+            if look.due.segment == ALL
+            for signal in drift_signals(self._compare(look), self._reference.names, frozenset())
+        ]
+
+    def _compare(self, look: Look) -> Verdict:
+        stable, mine = look.pane.profile, self.gathered.window(look.due.window_s, ALL, look.due.slot).profile
+        return self.watch.decider.compare(
+            self._reference,
+            stable.counts,
+            mine.counts,
+            window_s=look.due.window_s,
+            levels=(stable.level, mine.level),
+        )

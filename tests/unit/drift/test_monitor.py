@@ -1,0 +1,160 @@
+"""The monitor: exact whatever the chunks, exact after a restart, silent on what is stationary."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from streamserve.drift.chunk import encode
+from streamserve.drift.monitor import Monitor
+from streamserve.drift.segments import ALL
+from tests.unit.drift.streams import MODEL, START_MS, VERSION, Fixed, Stream, reference, settings
+
+SEGMENTS = [{"feature": "colour", "top": 2}]
+
+
+@functools.cache
+def frozen():
+    return reference(segments=settings(segments=SEGMENTS).drift.segments)
+
+
+def monitor(**drift):
+    return Monitor(settings(segments=SEGMENTS, **drift), Fixed(frozen()))
+
+
+def feed(watch, chunks, first=0):
+    """Every event with the chunk it came of."""
+    found = []
+    for offset, chunk in enumerate(chunks, first):
+        found += [(offset, event) for event in watch.chunk(encode(chunk), offset, chunk.written_ms)]
+    return found
+
+
+def documents(events):
+    return [json.loads(event.json()) for _, event in events]
+
+
+def test_the_counts_are_those_of_a_single_pass_however_the_chunks_are_cut():
+    stream = Stream(400, 100, seed=1)
+    whole, cut = monitor(), monitor()
+    feed(whole, [stream.chunk(0, stream.n)])
+    pieces = []
+    for start in range(0, stream.n, 400):
+        pieces += [
+            stream.chunk(start, start + 400, partitions=(0, 2)),
+            stream.chunk(start, start + 400, partitions=(1,)),
+            stream.chunk(start, start + 400, partitions=(3,)),
+        ]
+    pieces = [piece for each in pieces for piece in (each, each)]  # all of them twice
+    feed(cut, pieces)
+    assert cut.counts.duplicate == len(pieces) // 2
+    slot = START_MS // 60_000 + 6
+    for segment in (ALL, "colour=red", "colour=green"):
+        a = whole.models[MODEL].versions[VERSION].gathered.window(600, segment, slot).profile
+        b = cut.models[MODEL].versions[VERSION].gathered.window(600, segment, slot).profile
+        assert a.rows > 2000
+        assert (a.counts == b.counts).all()
+        assert a.rows == b.rows
+
+
+def test_a_stationary_stream_pages_nobody_and_is_reported():
+    found = documents(feed(monitor(), Stream(1500, 50, seed=2).chunks(250)))
+    assert [each for each in found if each["kind"] == "alert"] == []
+    reports = [each for each in found if each["kind"] == "report"]
+    ends = {(each["window_s"], each["segment"]): each["end_ms"] for each in reports}
+    assert len(ends) == 6
+    assert all(each["reference"] == frozen().hash for each in reports)
+
+
+def test_a_shift_opens_one_incident_that_names_the_column_and_its_offsets():
+    stream = Stream(1500, 50, seed=3, shift=1.0, shift_at_s=700)
+    alerts = [each for each in documents(feed(monitor(), stream.chunks(250))) if each["kind"] == "alert"]
+    opened = [each for each in alerts if each["alert"] == "opened"]
+    assert len(opened) == 1
+    assert opened[0]["sequence"] == 0
+    assert 0 < opened[0]["at_ms"] - START_MS - 700_000 <= 90_000
+    assert {"x", "output.p"} >= {reason["column"] for reason in opened[0]["reasons"]}
+    assert set(opened[0]["span"]["payments"]) == {"0", "1", "2", "3"}
+
+
+def test_an_incident_clears_when_all_is_as_before():
+    stream = Stream(3000, 50, seed=4)
+    shifted = (stream.time_ms >= START_MS + 700_000) & (stream.time_ms < START_MS + 1_000_000)
+    stream.x[shifted] += 1.0
+    alerts = [each for each in documents(feed(monitor(), stream.chunks(250))) if each["kind"] == "alert"]
+    assert [each["alert"] for each in alerts if each["alert"] != "worsened"] == ["opened", "cleared"]
+    assert len({each["incident"] for each in alerts}) == 1
+    assert [each["sequence"] for each in alerts] == list(range(len(alerts)))
+
+
+@pytest.mark.parametrize("cut", [40, 151, 207])
+def test_a_successor_goes_on_as_if_nothing_had_happened(cut):
+    stream = Stream(1500, 50, seed=5, shift=1.0, shift_at_s=700)
+    chunks = list(stream.chunks(250))
+    whole = documents(feed(monitor(), chunks))
+    before = documents(feed(monitor(), chunks[:cut]))
+    successor = monitor()
+    resume = successor.restore(before) if any(each["kind"] == "state" for each in before) else None
+    first = resume or 0
+    assert first <= cut
+    after = documents(feed(successor, chunks[first:], first))
+    told = [each for each in whole if each["kind"] in {"report", "alert"}]
+    assert [each for each in before + after if each["kind"] in {"report", "alert"}] == told
+
+
+def test_without_a_reference_the_first_rows_become_one_and_a_restart_keeps_it():
+    config = settings(learn_rows=5000)
+    chunks = list(Stream(1500, 50, seed=6).chunks(250))
+    whole = Monitor(config, Fixed())
+    told = documents(feed(whole, chunks))
+    learned = [each for each in told if each["kind"] == "reference"]
+    assert len(learned) == 1
+    assert learned[0]["document"]["provisional"]
+    assert learned[0]["document"]["rows"] >= 5000
+    assert [each for each in told if each["kind"] == "alert"] == []
+    for cut in (30, 120, 200):  # while it learns, and after
+        before = documents(feed(Monitor(config, Fixed()), chunks[:cut]))
+        successor = Monitor(config, Fixed())
+        first = successor.restore(before) or 0
+        after = documents(feed(successor, chunks[first:], first))
+        reports = [[each for each in docs if each["kind"] == "report"] for docs in (before + after, told)]
+        assert reports[0] == reports[1]
+
+
+def test_a_canary_is_compared_with_the_stable_version():
+    stream = Stream(1500, 50, seed=7)
+    other = Stream(1500, 50, seed=8, shift=1.0, shift_at_s=0)
+    watch = Monitor(settings(), Fixed(frozen()))
+    found = []
+    for i, start in enumerate(range(0, stream.n - 250, 250)):
+        stable = stream.chunk(start, start + 250, partitions=(0, 1))
+        canary = other.chunk(start, start + 250, partitions=(2, 3), version="4", role="canary")
+        found += feed(watch, [stable, canary], 2 * i)
+    alerts = [each for each in documents(found) if each["kind"] == "alert"]
+    assert {each["version"] for each in alerts} == {"4"}
+    assert alerts[0]["at_ms"] - START_MS < 90_000
+    assert {reason["kind"] for reason in alerts[0]["reasons"]} == {"canary"}
+    assert "x" in {reason["column"] for reason in alerts[0]["reasons"]}
+
+
+def test_whatever_the_bytes_nothing_is_raised():
+    watch = monitor()
+    good = encode(Stream(10, 100, seed=9).chunk(0, 400))
+    for data in (None, b"", b"{}", b"\x00", good[:-1], good[: len(good) // 2], good.replace(b"payments", b"paymentz")):
+        assert watch.chunk(data, 0, START_MS) == []
+    assert watch.counts.broken == 4
+    assert watch.counts.foreign == 1
+    assert watch.newest_broken
+
+
+def test_a_million_categories_do_not_grow_the_state():
+    watch = monitor()
+    stream = Stream(200, 100, seed=10)
+    stream.colour = np.array([f"c{i}" for i in range(stream.n)])
+    feed(watch, stream.chunks(1000))
+    version = watch.models[MODEL].versions[VERSION]
+    assert len(version.gathered.rings) == 6
+    assert version.latest[60, ALL].verdict.drifted[frozen().names.index("colour")]
