@@ -24,6 +24,7 @@ from streamserve.drift.dispersion import Effective
 from streamserve.drift.scores import ReferenceSample
 from streamserve.drift.significance import Significance, significance
 from streamserve.drift.special import chi2_sf
+from streamserve.drift.windows import stride_panes
 
 WEEK_S: Final = 604_800.0
 QUIET_FACTOR: Final = 1000.0
