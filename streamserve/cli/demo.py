@@ -14,6 +14,7 @@ from streamserve.cli.console import emit_json, say, stderr, stdout
 from streamserve.cli.interrupts import Interrupted, Interrupts
 from streamserve.cli.options import Format, FormatOption
 from streamserve.demo.backing import BrokerChoice
+from streamserve.demo.injection import Fault, Injection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 INTERRUPTED_IN_SET_UP = 130
 SWITCH_INTERVAL_S = 0.0005
 """As in a worker: a reader that waits 5 ms for the thread that draws would measure that wait as latency."""
+
+_INJECT_HELP = f"Let the data go wrong from then on (default: 15 s or half way): {', '.join(Fault)}. May be repeated."
 
 
 def command(
@@ -41,24 +44,36 @@ def command(
         int | None,
         typer.Option(min=1, max=65_000, help="HTTP port of the first worker; default 8080 or a free one."),
     ] = None,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[@SECONDS]", help=_INJECT_HELP),
+    ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Afterwards keep broker and cache until Ctrl-C, to look around.")
+        bool, typer.Option("--keep", help="Afterwards keep broker, cache and dashboard until Ctrl-C, to look around.")
     ] = False,
     format: FormatOption = Format.TEXT,
 ) -> None:
-    """Run a whole pipeline on this machine: broker, cache, workers and a year of flights.
+    """Run a whole pipeline on this machine: broker, cache, workers, drift sidecar and a year of flights.
 
     Real Kafka and Redis on loopback where they can be had. Will a flight that leaves New York now arrive late? The
-    departures are replayed in order, with a few bad events among them; without --seconds or --events until the data is
-    at its end or Ctrl-C. Ends with 0 if nothing was lost or duplicated, else 1.
+    departures are replayed in order, with a few bad events among them, and the arrivals as labels when they land;
+    without --seconds or --events until the data is at its end or Ctrl-C. Ends with 0 if nothing was lost or duplicated,
+    else 1.
     """
     from streamserve.demo.play import DemoOptions
     from streamserve.demo.replay import Pace
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     pace = Pace(rate=rate, events=events, seconds=seconds)
-    options = DemoOptions(pace=pace, broker=broker, workers=workers, port=port)
+    options = DemoOptions(pace=pace, broker=broker, workers=workers, port=port, injections=_injections(inject or []))
     raise typer.Exit(_run(options, format, keep=keep))
+
+
+def _injections(texts: list[str]) -> tuple[Injection, ...]:
+    try:
+        return tuple(Injection.parse(text) for text in texts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--inject") from error
 
 
 def _run(options: DemoOptions, format: Format, *, keep: bool) -> int:
@@ -130,10 +145,14 @@ def _look_next(demo: Demo, *, keep: bool) -> None:
 
     say("")
     say(f"the workers' log  {demo.workers.log}")
+    if demo.sidecar is not None:
+        say(f"the sidecar's log {demo.sidecar.log}")
     if not keep:
         say("look around       again with --keep: streamserve tail, streamserve dlq ls")
         say("your own model    streamserve init --help")
         return
+    if demo.sidecar is not None:
+        say(f"dashboard         {demo.sidecar.dashboard}")
     say("broker and cache go on until Ctrl-C; in another terminal:")
     say(f"  export KAFKA_BOOTSTRAP={demo.backing.bootstrap} REDIS_URL={demo.backing.redis_url}")
     say(f"  cd {ROOT}")

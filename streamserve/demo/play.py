@@ -1,4 +1,4 @@
-"""The demo from start to end: services, workers, replay, drain, count.
+"""The demo from start to end: services, workers, sidecar, replay, drain, count.
 
 Reads top-down like a run. Everything that is started stands on one exit stack, so it is gone at the end,
 whatever happened; what a SIGKILL of this process would leave behind, the watchdogs end.
@@ -7,20 +7,26 @@ whatever happened; what a SIGKILL of this process would leave behind, the watchd
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
+from streamserve.config.drift_topics import drift_topics
 from streamserve.config.loading import load
 from streamserve.config.settings import PipelineSettings
 from streamserve.demo.backing import Backing, BrokerChoice, Note, Step, backing
+from streamserve.demo.drift_topics import DriftFigures, read_drift
 from streamserve.demo.flights import CONFIG, TOPICS, Flights
+from streamserve.demo.injection import Injection
 from streamserve.demo.ledger import Sent
-from streamserve.demo.replay import Pace, Replay
+from streamserve.demo.replay import Pace, Replay, Script
 from streamserve.demo.screen import FRAMES_PER_S, Frame, Header, Row, Screen
+from streamserve.demo.sidecar import CATCH_UP_TIMEOUT_S, DemoSidecar, Glance, missing_packages
 from streamserve.demo.summary import Summary
 from streamserve.demo.watcher import Topics, Watcher, count_everything
 from streamserve.demo.workers import DemoWorkers
@@ -42,12 +48,14 @@ class DemoOptions:
         broker: which broker.
         workers: how many worker processes.
         port: HTTP port of the first; None chooses.
+        injections: what goes wrong with the data.
     """
 
     pace: Pace
     broker: BrokerChoice = BrokerChoice.AUTO
     workers: int = 1
     port: int | None = None
+    injections: tuple[Injection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,9 @@ class Demo:
         self._began_s = time.monotonic()
         self.newest_flight = "AA11"
         """Key of a prediction that was made lately."""
+        self.sidecar: DemoSidecar | None = None
+        """None where there is none; a note has said why."""
+        self._glance: Glance | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,11 +104,33 @@ class Demo:
             self.backing = self._stack.enter_context(backing(options.broker, TOPICS, step, self._stage.note))
             overrides = _overrides(self.backing)
             self._settings = load(CONFIG, overrides).settings
-            self.workers = self._stack.enter_context(DemoWorkers(CONFIG, overrides, options.workers, options.port))
+            folder = Path(tempfile.mkdtemp(prefix="streamserve-demo-"))
+            workers = DemoWorkers(CONFIG, overrides, options.workers, options.port, folder)
+            self.workers = self._stack.enter_context(workers)
             many = "1 worker" if options.workers == 1 else f"{options.workers} workers"
             with step(f"starting {many}"):
                 self.workers.start()
+            self._start_sidecar(overrides, folder)
+            if options.injections and self.sidecar is None:
+                self._stage.note("the data go wrong as asked, but there is no sidecar to find it")
             self._flights = Flights.load()
+
+    def _start_sidecar(self, overrides: dict[str, str], folder: Path) -> None:
+        """Where there can be one; nobody waits for it, for what it reads waits in its topics."""
+        if self._settings.drift is None:
+            return
+        reason = missing_packages()
+        if not self.backing.exactly_once:
+            reason = "no drift sidecar: it publishes by transactions, which the embedded broker only pretends to have"
+        if reason is not None:
+            self._stage.note(reason)
+            return
+        sidecar = self._stack.enter_context(DemoSidecar(CONFIG, overrides, folder))
+        sidecar.start()
+        self._glance = Glance(sidecar)
+        self._stack.callback(self._glance.stop)
+        self._glance.start()
+        self.sidecar = sidecar
 
     def play(self) -> Summary:
         """Replay, drain, count. Raises: StreamServeError, when the workers end or nothing can be read."""
@@ -106,11 +139,11 @@ class Demo:
         reader = reader_properties(settings, group="demo")
         sent = Sent()
         watcher = Watcher(reader, topics, sent)
-        replay = Replay(producer_properties(settings), settings.input.topics[0], self._flights, sent, options.pace)
+        replay = Replay(producer_properties(settings), self._script(), self._flights, sent)
         self._stack.callback(watcher.stop)
         watcher.start()
         with self._stage.screen(self._header()) as screen:
-            eye = _Eye(sent, replay, watcher, self._flights, screen)
+            eye = _Eye(sent, replay, watcher, self._flights, screen, self._glance)
             replay.start()
             try:
                 self._watch(eye, replay)
@@ -122,6 +155,7 @@ class Demo:
             watcher.stop()
             eye.show("counting")
             count = count_everything(reader, topics)
+            drift = self._drift(eye, replay)
             eye.show("done")
         if watcher.newest is not None:
             self.newest_flight = watcher.newest.id.partition("-")[0]
@@ -132,8 +166,31 @@ class Demo:
             seconds=(watcher.last_s or replay.started_s) - replay.started_s,
             first_prediction_s=None if watcher.first_s is None else watcher.first_s - self._began_s,
             broker=self.backing.broker, cache=self.backing.cache, workers=options.workers,
-            exactly_once=self.backing.exactly_once,
+            exactly_once=self.backing.exactly_once, drift=drift,
         )  # fmt: skip
+
+    def _script(self) -> Script:
+        settings, options = self._settings, self._options
+        labels = drift_topics(settings).labels if settings.drift is not None else None
+        return Script(events=settings.input.topics[0], labels=labels, pace=options.pace, injections=options.injections)
+
+    def _drift(self, eye: _Eye, replay: Replay) -> DriftFigures | None:
+        """What the sidecar found, once it has read everything."""
+        if self.sidecar is None or self._glance is None:
+            return None
+        until_s = time.monotonic() + CATCH_UP_TIMEOUT_S
+        while self.sidecar.alive and not self._glance.caught_up and time.monotonic() < until_s:
+            eye.show("waiting for the sidecar")
+            time.sleep(1 / FRAMES_PER_S)
+        if not self._glance.caught_up:
+            self._stage.note(f"the sidecar has not read everything: {self._glance.text}")
+        overview = self._glance.overview
+        return DriftFigures(
+            told=read_drift(reader_properties(self._settings, group="demo"), drift_topics(self._settings)),
+            labels=replay.labels,
+            joined=0 if overview is None else overview.joined,
+            dashboard=self.sidecar.dashboard,
+        )
 
     def _watch(self, eye: _Eye, replay: Replay) -> None:
         while not replay.done and not self._stage.stopped():
@@ -167,12 +224,16 @@ class Demo:
 class _Eye:
     """Looks at a run and hands what it sees to the screen."""
 
-    def __init__(self, sent: Sent, replay: Replay, watcher: Watcher, flights: Flights, screen: Screen) -> None:
+    def __init__(
+        self, sent: Sent, replay: Replay, watcher: Watcher, flights: Flights, screen: Screen,
+        glance: Glance | None,
+    ) -> None:  # fmt: skip
         self._sent = sent
         self._replay = replay
         self._watcher = watcher
         self._flights = flights
         self._screen = screen
+        self._glance = glance
         self._moments: deque[tuple[float, int, int]] = deque(maxlen=round(RATES_OVER_S * FRAMES_PER_S) + 1)
 
     def show(self, state: str) -> None:
@@ -203,6 +264,7 @@ class _Eye:
                 latency=self._watcher.latencies.percentiles(max(100, round(rate_out * LATENCIES_OVER_S))),
                 newest=self._row(),
                 newest_dead_letter=f"{letter.reason}: {letter.message}" if letter else "",
+                drift="" if self._glance is None else self._glance.text,
             )
         )
 

@@ -22,7 +22,7 @@ from streamserve.demo.ledger import Percentiles
 LINE_EVERY_S = 3.0
 FRAMES_PER_S = 4
 BAR_CELLS = 12
-FIXED_LINES = 16
+FIXED_LINES = 17
 """Lines of the page, and of the steps above it, that are no predictions."""
 FEWEST_ROWS, MOST_ROWS = 3, 16
 
@@ -47,6 +47,7 @@ class Frame:
         state: what goes on, in words.
         over: nothing more is sent.
         rate_in, rate_out: events a second over the last moments; when it is over, over the whole run.
+        drift: what the sidecar says, in words; empty without one.
     """
 
     state: str
@@ -61,6 +62,7 @@ class Frame:
     latency: Percentiles | None
     newest: Row | None
     newest_dead_letter: str
+    drift: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,7 @@ class Lines:
         self._console = console
         self._header = header
         self._next_s = 0.0
+        self._drift = ""
 
     def __enter__(self) -> Self:
         for text in (self._header.title, self._header.place, f"metrics {self._header.metrics}"):
@@ -135,6 +138,9 @@ class Lines:
         if now_s >= self._next_s:
             self._next_s = now_s + LINE_EVERY_S
             self._console.print(line(frame), markup=False)
+        if frame.drift != self._drift:
+            self._drift = frame.drift
+            self._console.print(f"drift {frame.drift}", markup=False)
 
 
 def line(frame: Frame) -> str:
@@ -159,6 +165,7 @@ def page(header: Header, frame: Frame, rows: Sequence[Row], room: int, *, blocks
         Text(header.title, style="bold", overflow="ellipsis", no_wrap=True),
         Text(header.place, overflow="ellipsis", no_wrap=True),
         Text(f"metrics {header.metrics}", style="dim", overflow="ellipsis", no_wrap=True),
+        Text(frame.drift and f"drift {frame.drift}", overflow="ellipsis", no_wrap=True),
         Text(""),
         _figures(frame),
         Text(""),

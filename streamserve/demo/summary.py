@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from streamserve.demo.drift_topics import DriftFigures
 from streamserve.demo.ledger import Count, Latencies, Percentiles, Sent
 
 
@@ -23,6 +24,7 @@ class Summary:
         latency_ms: from the time an event was due to its prediction being read; None without any.
         exactly_once: whether a duplicate is a fault.
         first_prediction_s: from the start of the command to the first prediction; None without any.
+        drift: what the sidecar found; None without a sidecar.
     """
 
     events: int
@@ -39,11 +41,12 @@ class Summary:
     cache: str
     workers: int
     first_prediction_s: float | None
+    drift: DriftFigures | None = None
 
     @classmethod
     def of(
         cls, sent: Sent, count: Count, latencies: Latencies, *, seconds: float, first_prediction_s: float | None,
-        broker: str, cache: str, workers: int, exactly_once: bool,
+        broker: str, cache: str, workers: int, exactly_once: bool, drift: DriftFigures | None = None,
     ) -> Summary:  # fmt: skip
         """From the ledger."""
         return cls(
@@ -61,6 +64,7 @@ class Summary:
             cache=cache,
             workers=workers,
             first_prediction_s=first_prediction_s,
+            drift=drift,
         )
 
     @property
@@ -94,6 +98,7 @@ class Summary:
             "cache": self.cache,
             "workers": self.workers,
             "guarantee": "exactly_once" if self.exactly_once else "at_least_once",
+            "drift": None if self.drift is None else self.drift.document(),
         }  # fmt: skip
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -112,4 +117,5 @@ class Summary:
                 "none" if latency is None else f"{latency.p50:.0f} ms",
                 "" if latency is None else f"p50; p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms",
             ),
+            *(() if self.drift is None else self.drift.rows()),
         ]

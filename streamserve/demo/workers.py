@@ -1,24 +1,19 @@
 """The workers of the demo: `streamserve run` as a user would start it, in processes of its own.
 
-Starts it on the shipped pipeline, waits until every slot is ready, drains it by SIGTERM, and never leaves it
-behind. What it logs goes to a file that stays, for whoever wants to know more.
+Starts it on the shipped pipeline, waits until every slot is ready, and drains it by SIGTERM.
 """
 
 from __future__ import annotations
 
-import http.client
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from http import HTTPStatus
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from streamserve.demo.local_process import LocalProcess, LocalServiceError, Watchdog, accepts, free_ports, tail
-from streamserve.errors import StreamServeError
+from streamserve.demo.served import Served, first_port, ready, settings
 
 DEFAULT_PORT = 8080
 READY_TIMEOUT_S = 90.0
@@ -34,38 +29,35 @@ class DemoWorkers:
         overrides: settings by key, as `--set` takes them.
         workers: how many slots.
         port: HTTP port of the first slot; default 8080, or free ones where that is taken.
+        folder: for the log, which stays, and the state, which does not.
     """
 
-    def __init__(self, config: Path, overrides: Mapping[str, str], workers: int, port: int | None) -> None:
-        self._config = config
-        self._overrides = dict(overrides)
+    def __init__(
+        self, config: Path, overrides: Mapping[str, str], workers: int, port: int | None, folder: Path
+    ) -> None:
         self._workers = workers
-        self._wanted_port = port
-        self._port = 0
-        self._folder = Path()
-        self._process: LocalProcess | None = None
-        self._watchdog: Watchdog | None = None
+        self._port = port or first_port(DEFAULT_PORT, workers)
+        self._state = folder / "state"
+        own = {"http.port": str(self._port), "state_dir": str(self._state)}
+        arguments = ["run", "--config", str(config), *settings({**overrides, **own})]
+        arguments += ["--workers", str(workers), "--slot", "demo"]
+        self._served = Served("the workers", arguments, folder / "workers.log", self._state)
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="streamserve-demo-"))
-        self._port = self._wanted_port or _port(self._workers)
-        self._process = LocalProcess("the workers", self._command(), self.log)
-        self._watchdog = Watchdog(self._state).__enter__()
+        self._stack.callback(shutil.rmtree, self._state, ignore_errors=True)
+        self._stack.enter_context(self._served)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self._process.kill()
-        shutil.rmtree(self._state, ignore_errors=True)
-        if self._watchdog is not None:
-            self._watchdog.close()
+        self._stack.close()
 
     @property
     def log(self) -> Path:
         """The file with the log lines of all workers."""
-        return self._folder / "workers.log"
+        return self._served.log
 
     @property
     def metrics(self) -> str:
@@ -74,59 +66,19 @@ class DemoWorkers:
 
     def start(self) -> None:
         """Start them; returns when all are ready. Raises: LocalServiceError, with the end of the log."""
-        process = self._running()
-        process.start()
-        if self._watchdog is not None:
-            self._watchdog.guard(process.pid)
+        self._served.start()
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         waiting = [self._port + index for index in range(self._workers)]
-        while waiting := [port for port in waiting if not _ready(port)]:
+        while waiting := [port for port in waiting if not ready(port)]:
             self.check()
             if time.monotonic() > deadline_s:
-                raise process.failure(f"were not ready after {READY_TIMEOUT_S:.0f} s")
+                raise self._served.late(f"were not ready after {READY_TIMEOUT_S:.0f} s")
             time.sleep(READY_POLL_S)
 
     def check(self) -> None:
         """Raises: StreamServeError, when they have ended."""
-        process = self._running()
-        if not process.alive:
-            raise StreamServeError(f"the workers ended. Last lines of {self.log}:\n{tail(self.log, 6)}")
+        self._served.check()
 
     def drain(self) -> None:
         """SIGTERM: finish what is in flight, commit, end."""
-        self._running().terminate(DRAIN_TIMEOUT_S)
-
-    @property
-    def _state(self) -> Path:
-        return self._folder / "state"
-
-    def _running(self) -> LocalProcess:
-        if self._process is None:
-            raise LocalServiceError("these workers are not started")
-        return self._process
-
-    def _command(self) -> list[str]:
-        settings = {**self._overrides, "http.port": str(self._port), "state_dir": str(self._state)}
-        command = [sys.executable, "-m", "streamserve", "run", "--config", str(self._config)]
-        for key, value in settings.items():
-            command += ["--set", f"{key}={value}"]
-        return [*command, "--workers", str(self._workers), "--slot", "demo"]
-
-
-def _port(workers: int) -> int:
-    """The default port if it and the next ones are free, else others that are."""
-    first = DEFAULT_PORT
-    while any(accepts(first + index) for index in range(workers)):
-        first = free_ports(1)[0]
-    return first
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == HTTPStatus.OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
+        self._served.stop(DRAIN_TIMEOUT_S)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -129,16 +130,13 @@ class Flights:
         arrived = self._arrival_ms()
         known = np.flatnonzero(late >= 0)
         order = known[np.argsort(arrived[known], kind="stable")]
-        ids = self.flight_ids()
-        columns = (order.tolist(), late[order].tolist(), arrived[order].tolist())
-        for row, label, ts_ms in zip(*columns, strict=True):
-            yield Label(ids[row], label, ts_ms)
+        for first in range(0, len(order), _CHUNK):
+            rows = order[first : first + _CHUNK]
+            yield from starmap(Label, zip(self._ids(rows), late[rows].tolist(), arrived[rows].tolist(), strict=True))
 
     def flight_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The ids, such as `AA11-2013-07-04-JFK`: flight number, day of the schedule, airport."""
-        part = slice(start, stop)
-        rows = zip(self._text("flight", part), self._text("date", part), self._text("origin", part), strict=True)
-        return [f"{key}-{date}-{origin}" for key, date, origin in rows]
+        return self._ids(slice(start, stop))
 
     def event_time_ms(self, start: int = 0, stop: int | None = None) -> I64:
         """Departure from the gate, UTC epoch milliseconds, never decreasing: `int64[n]`."""
@@ -164,7 +162,11 @@ class Flights:
         elapsed_min += self.columns["arr_delay"]
         return self.event_time_ms() + elapsed_min * 60_000
 
-    def _text(self, name: str, part: slice) -> list[str]:
+    def _ids(self, part: slice | I64) -> list[str]:
+        rows = zip(self._text("flight", part), self._text("date", part), self._text("origin", part), strict=True)
+        return [f"{key}-{date}-{origin}" for key, date, origin in rows]
+
+    def _text(self, name: str, part: slice | I64) -> list[str]:
         table = self.tables[name]
         return [table[code] for code in self.columns[name][part].tolist()]
 

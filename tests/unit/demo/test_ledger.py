@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from streamserve.demo.flights import Flights, bad_events
+from streamserve.demo.injection import Injections
 from streamserve.demo.ledger import IDENTITY, Count, Latencies, Sending, Sent
 from streamserve.demo.replay import Pace, upcoming
 from streamserve.demo.summary import Summary
@@ -115,7 +116,9 @@ def test_a_replay_ends_by_events_by_seconds_or_with_the_data(pace, total):
 @pytest.mark.parametrize("events", [100, 20_000])
 def test_all_bad_events_come_once_and_the_flights_keep_their_order(events):
     flights = Flights.load()
-    found = list(itertools.islice(upcoming(flights, Pace(rate=1000, events=events)), events))
+    found = list(
+        itertools.islice(upcoming(flights, Pace(rate=1000, events=events), Injections((), 1000, events)), events)
+    )
     bad = [event.identity for event in found if event.row < 0]
     assert bad == [f"bad-{number}" for number in range(len(bad_events()))]
     assert [event.row for event in found if event.row >= 0] == list(range(events - len(bad)))
@@ -123,5 +126,5 @@ def test_all_bad_events_come_once_and_the_flights_keep_their_order(events):
 
 
 def test_a_few_events_are_not_all_bad():
-    found = list(itertools.islice(upcoming(Flights.load(), Pace(rate=1000, events=4)), 4))
+    found = list(itertools.islice(upcoming(Flights.load(), Pace(rate=1000, events=4), Injections((), 1000, 4)), 4))
     assert sum(event.row < 0 for event in found) == 2

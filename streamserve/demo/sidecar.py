@@ -1,0 +1,177 @@
+"""The drift sidecar of the demo: `streamserve sidecar` as a user would start it, and what its dashboard says.
+
+It starts beside the workers and nobody waits for it: samples and labels wait in their topics until it reads them.
+`Glance` asks it now and then how things are, for the one line of the screen.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from streamserve.demo.served import Served, fetch, first_port, ready, settings
+
+DEFAULT_PORT = 8090
+STOP_TIMEOUT_S = 15.0
+GLANCE_EVERY_S = 0.5
+CAUGHT_UP_S = 1.0
+"""A sidecar that has found nothing new for so long has read everything."""
+CATCH_UP_TIMEOUT_S = 20.0
+
+
+class Labels(msgspec.Struct):
+    """The part of a model's label figures that the demo looks at."""
+
+    joined: int
+
+
+class Model(msgspec.Struct):
+    """A model version under watch."""
+
+    newest_ms: int
+    labels: Labels | None = None
+
+
+class Chunks(msgspec.Struct):
+    """What the sidecar has read."""
+
+    chunks: int
+
+
+class Overview(msgspec.Struct):
+    """The part of the dashboard's document that the demo looks at."""
+
+    state: str
+    message: str
+    models: list[Model]
+    sidecar: Chunks | None = None
+
+    @property
+    def joined(self) -> int:
+        """Labels that found their predictions."""
+        return sum(model.labels.joined for model in self.models if model.labels is not None)
+
+
+_overviews = msgspec.json.Decoder(Overview)
+
+
+def missing_packages() -> str | None:
+    """Why there can be no sidecar here, with the remedy; None when there can."""
+    if importlib.util.find_spec("faust") is None:
+        return 'no drift sidecar: pip install "streamserve[sidecar]"'
+    return None
+
+
+class DemoSidecar:
+    """`streamserve sidecar` on `config`; a context manager that ends it.
+
+    Args:
+        config: the pipeline.
+        overrides: settings by key, as `--set` takes them.
+        folder: for the log, which stays.
+    """
+
+    def __init__(self, config: Path, overrides: Mapping[str, str], folder: Path) -> None:
+        self.port = first_port(DEFAULT_PORT)
+        own = {"drift.http_port": str(self.port)}
+        arguments = ["sidecar", "--config", str(config), *settings({**overrides, **own})]
+        self._served = Served("the sidecar", arguments, folder / "sidecar.log")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._served)
+        self._stack.callback(self._served.stop, STOP_TIMEOUT_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def log(self) -> Path:
+        """The file with its log lines."""
+        return self._served.log
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the page."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._served.alive
+
+    def start(self) -> None:
+        """Start it; it is ready some seconds later."""
+        self._served.start()
+
+    def check(self) -> None:
+        """Raises: StreamServeError, when it has ended."""
+        self._served.check()
+
+
+class Glance:
+    """Looks at a sidecar now and then, in a thread; what it saw last may be read at any time."""
+
+    def __init__(self, sidecar: DemoSidecar) -> None:
+        self.ready = False
+        self.overview: Overview | None = None
+        self.changed_s = time.monotonic()
+        """When the sidecar had read something new, monotonic."""
+        self._sidecar = sidecar
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="glance", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    @property
+    def text(self) -> str:
+        """How things are, in one line."""
+        place = f"dashboard {self._sidecar.dashboard}"
+        if not self._sidecar.alive:
+            return f"the sidecar ended, see {self._sidecar.log}"
+        if not self.ready:
+            return f"{place} starts"
+        return place if self.overview is None else f"{place} · {self.overview.message}"
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it has read everything that is there, as far as one can see from outside."""
+        return self.overview is not None and time.monotonic() - self.changed_s > CAUGHT_UP_S
+
+    def _run(self) -> None:
+        while not self._stop.wait(GLANCE_EVERY_S):
+            self.ready = self.ready or ready(self._sidecar.port)
+            if self.ready:
+                self._look()
+
+    def _look(self) -> None:
+        body = fetch(self._sidecar.port, "/api/overview")
+        if body is None:
+            return
+        seen, before = _overviews.decode(body), self.overview
+        if before is None or _progress(seen) != _progress(before):
+            self.changed_s = time.monotonic()
+        self.overview = seen
+
+
+def _progress(overview: Overview) -> tuple[int, int]:
+    return overview.sidecar.chunks if overview.sidecar is not None else 0, overview.joined
