@@ -179,7 +179,7 @@ class Adwin:
                 u0 += bucket_total
                 n1 = width - n0
                 if n1 < least:
-                    return False
+                    break  # of all further cuts the newer part is shorter still
                 if n0 < least:
                     continue
                 m = 1 / (n0 - least + 1) + 1 / (n1 - least + 1)

@@ -9,7 +9,6 @@ Reading raises nothing: bytes that are no label become a `MalformedLabel` that s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -79,8 +78,6 @@ class LabelDecoder:
         label = self._label(message.label)
         if isinstance(label, MalformedLabel):
             return label
-        if message.value is not None and not math.isfinite(message.value):
-            return MalformedLabel(reason="`value` is not finite")
         return Label(
             id=message.id if isinstance(message.id, str) else str(message.id),
             label=label,
@@ -109,9 +106,8 @@ class LabelDecoder:
 
 
 def _finite(number: float) -> float | MalformedLabel:
-    """The number as a float; integers may be too large for one."""
+    """The number as a float; an integer may be too large for one, a float of JSON is always finite."""
     try:
-        found = float(number)
+        return float(number)
     except OverflowError:
         return MalformedLabel(reason="`label` is too large")
-    return found if math.isfinite(found) else MalformedLabel(reason="`label` is not finite")

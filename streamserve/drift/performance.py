@@ -19,9 +19,9 @@ from streamserve.batch import F64, I64, Bools
 from streamserve.drift.packed import Packed, floats, pack
 from streamserve.drift.task import Task, TaskKind
 
-_LADDER: F64 = np.geomspace(1e-6, 1 / 64, 33)[:-1]
-SCORE_EDGES: F64 = np.concatenate([_LADDER, np.arange(1, 64) / 64, 1 - _LADDER[::-1]])
-"""Inner edges of the 128 cells of a score: 1/64 wide, and finer towards 0 and 1, where rare classes have theirs."""
+_LADDER: F64 = np.geomspace(1e-6, 1 / 128, 33)[:-1]
+SCORE_EDGES: F64 = np.concatenate([_LADDER, np.arange(1, 128) / 128, 1 - _LADDER[::-1]])
+"""Inner edges of the 192 cells of a score: 1/128 wide, and finer towards 0 and 1, where rare classes have theirs."""
 RELIABILITY_BINS: Final = 16
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 _LARGEST: Final = 1e70
@@ -52,7 +52,7 @@ class Performance:
     Attributes:
         task: what was compared.
         sums: the sums named in `FIELDS`.
-        table: float64[2, 128]: weight of negatives and positives per score cell (binary); float64[3, K]: hits,
+        table: float64[2, 192]: weight of negatives and positives per score cell (binary); float64[3, K]: hits,
             predictions and truths per class (multiclass); float64[0, 0] (regression).
         bins: float64[3, 16]: by score (multiclass: by the largest), in equal steps from 0 to 1: weight, weighted
             scores, weighted truths (multiclass: hits).
@@ -201,7 +201,7 @@ def _binary(scores: F64, predicted: F64, truth: F64, weight: F64) -> dict[str, f
 
 
 def _score_table(scores: F64, truth: F64, weight: F64) -> F64:
-    """Weight of negatives and positives per score cell, float64[2, 128]."""
+    """Weight of negatives and positives per score cell, float64[2, 192]."""
     cell, cells = np.searchsorted(SCORE_EDGES, scores, side="right"), len(SCORE_EDGES) + 1
     negative = np.bincount(cell, weights=weight * (1 - truth), minlength=cells)
     return np.stack([negative, np.bincount(cell, weights=weight * truth, minlength=cells)])

@@ -230,6 +230,27 @@ def test_a_document_is_json(task):
     assert again.sums == performance.sums
 
 
+def test_a_copy_is_added_to_on_its_own():
+    outputs, labels = scored(50)
+    performance = whole(BINARY, outputs, labels)
+    double = performance.copy()
+    double.add(performance)
+    assert double.sums["rows"] == 2 * performance.sums["rows"] == 100
+    np.testing.assert_array_equal(double.table, 2 * performance.table)
+    np.testing.assert_array_equal(double.bins, 2 * performance.bins)
+
+
+def test_the_grid_costs_the_auc_less_than_it_says():
+    """Over 60 pairs of score distributions, narrow and wide, near 0, near 1 and between."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        scores = rng.beta(*rng.choice([0.1, 0.3, 1, 3, 10, 40], 2), 5000)
+        labels = (rng.random(5000) < scores ** rng.choice([0.5, 1, 2])).astype(float)
+        if 0 < labels.sum() < 5000:
+            auc = metrics(whole(BINARY, scores[:, None], labels))["auc"].value
+            assert auc == pytest.approx(sklearn.roc_auc_score(labels, scores), abs=0.01)
+
+
 def test_performance_of_another_task_is_refused():
     document = Performance.empty(BINARY).to_document()
     for wrong in (
