@@ -51,7 +51,8 @@ class App {
       this.columns.paint(model, now, overview);
     });
     part(byId("detail"), (overview, model, now) => this.detail.paint(overview, model, now));
-    this.traffic.parts((node, paint) => this.painter.part(node, paint), () => this.overview);
+    this.detail.parts(this.painter);
+    this.traffic.parts((node, paint, how) => this.painter.part(node, paint, how), () => this.overview);
     part(byId("versions"), (overview, model, now) => this.versions.paint(overview, model, now));
     part(byId("performance"), (overview, model) => this.performance.paint(model));
     part(byId("labels"), (overview, model) => this.labels.paint(model));
@@ -157,8 +158,7 @@ class App {
   switches() {
     const themed = () => {
       text(byId("theme-name"), document.documentElement.dataset.theme ?? "auto");
-      restyle();
-      this.columns.restyle();
+      this.restyle();
     };
     byId("theme").addEventListener("click", () => {
       const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % THEMES.length];
@@ -170,13 +170,13 @@ class App {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
     NARROW.addEventListener("change", () => {
       this.view.read(); // a column that was chosen for the reader does not fill a narrow screen
-      this.columns.restyle();
+      this.restyle();
       this.turned();
     });
     const zoned = (utc) => {
       format.useZone(utc ? "UTC" : undefined);
       text(byId("zone"), utc ? "UTC" : "local time");
-      restyle();
+      this.restyle();
       this.painter.all();
     };
     byId("zone").addEventListener("click", () => {
@@ -187,6 +187,11 @@ class App {
     zoned(kept("zone") === "utc");
     themed();
     document.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  restyle() {
+    restyle();
+    this.columns.restyle();
   }
 
   key(event) {

@@ -3,13 +3,19 @@
 import { h, hide, text } from "./dom.js";
 import * as format from "./format.js";
 
-/** A colour or length of the style, as it is now. */
-export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const tokens = new Map();
+
+/** A colour or length of the style. Asking the style anew would cost a layout, so it is remembered until `restyle`. */
+export function token(name) {
+  if (!tokens.has(name)) tokens.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return tokens.get(name);
+}
 
 const alive = new Set();
 
 /** Draw everything again: the theme or the time zone is another one. */
 export function restyle() {
+  tokens.clear();
   for (const chart of alive) chart.rebuild();
 }
 
@@ -176,10 +182,9 @@ function range(low, high, zero, floor) {
   return [bottom - room, top + room];
 }
 
-/** Draw a sparkline: the line, its floor dashed, bold and filled where it is above. */
-export function spark(canvas, values, floor, colours) {
-  const width = canvas.clientWidth, height = canvas.clientHeight, dots = devicePixelRatio;
-  if (!width) return;
+/** Draw a sparkline of `size` [width, height]: the line, its floor dashed, bold where it is above. */
+export function spark(canvas, [width, height], values, floor, colours) {
+  const dots = devicePixelRatio;
   if (canvas.width !== Math.round(width * dots)) {
     canvas.width = Math.round(width * dots);
     canvas.height = Math.round(height * dots);

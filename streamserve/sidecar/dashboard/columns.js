@@ -6,6 +6,7 @@ import * as format from "./format.js";
 
 const SPARE = 4; // rows above and below the visible ones
 const REORDER_MS = 5000;
+const SPARKS = 6; // drawn in one frame
 const FILTERS = [
   ["all", "all", () => true],
   ["drifted", "drifted", (column) => column.drifted],
@@ -24,14 +25,23 @@ export class Columns {
     this.shown = [];
     this.order = new Map();
     this.orderedAt = 0;
-    this.pool = [];
+    this.stale = new Map(); // rows whose sparkline is out of date
     this.active = "";
     this.tools();
-    this.box.addEventListener("scroll", () => this.soon(), { passive: true });
+    this.room = 0; // height of the box and how far it is scrolled, as last seen: reading them while drawing costs a layout
+    this.top = 0;
+    this.box.addEventListener("scroll", () => {
+      this.top = this.box.scrollTop;
+      this.soon(true);
+    }, { passive: true });
     this.box.addEventListener("keydown", (event) => this.key(event));
     this.box.addEventListener("click", (event) => this.press(event));
     for (const event of ["pointerenter", "pointerleave", "focus", "blur"]) this.box.addEventListener(event, () => this.holding());
-    new ResizeObserver(() => this.soon()).observe(this.box);
+    new ResizeObserver(([entry]) => {
+      this.room = entry.contentRect.height;
+      this.top = this.box.scrollTop;
+      this.soon(true);
+    }).observe(this.box);
     this.restyle();
   }
 
@@ -61,9 +71,10 @@ export class Columns {
 
   restyle() {
     this.colours = { line: token("--line-soft"), above: token("--alarm"), floor: token("--ink-faint") };
-    for (const row of this.pool) row.drawn = null;
-    this.rowHeight = Number.parseFloat(token("--row")) || 46;
-    this.soon();
+    for (const row of this.runway.children) row.drawn = null;
+    this.rowHeight = Number.parseFloat(token("--row"));
+    this.sparkSize = [Number.parseFloat(token("--spark-width")), Number.parseFloat(token("--spark-height"))];
+    this.soon(true);
   }
 
   /** Show a model version's columns. */
@@ -92,8 +103,9 @@ export class Columns {
   holding() {
     const here = this.box.matches(":hover") || document.activeElement === this.box;
     hide(byId("columns-held"), !here || this.columns.length < 2);
-    if (!here) this.orderedAt = 0;
-    this.soon();
+    if (here || !this.columns.length) return;
+    this.rank(false);
+    this.sift();
   }
 
   sift() {
@@ -119,25 +131,29 @@ export class Columns {
       : "No column is known yet.";
   }
 
-  soon() {
+  soon(moved = false) {
+    this.moved ||= moved;
     if (this.asked) return;
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
-      this.lay();
+      if (this.moved) this.lay();
+      else this.drawSome();
     });
   }
 
   /** Put the rows where the scrolling wants them, reusing their nodes. */
   lay() {
+    this.moved = false;
     const height = this.rowHeight;
     property(this.runway, "height", `${this.shown.length * height}px`);
-    const room = this.box.clientHeight;
+    const { room, top } = this;
     if (!room) return;
-    const first = Math.max(0, Math.floor(this.box.scrollTop / height) - SPARE);
-    const last = Math.min(this.shown.length, Math.ceil((this.box.scrollTop + room) / height) + SPARE);
+    const first = Math.max(0, Math.floor(top / height) - SPARE);
+    const last = Math.min(this.shown.length, Math.ceil((top + room) / height) + SPARE);
     const visible = this.shown.slice(first, last).map((column, offset) => ({ column, index: first + offset }));
     keyed(this.runway, visible, ({ column }) => column.name, () => this.makeRow(), (row, { column, index }) => this.fill(row, column, index));
+    this.drawSome();
     attribute(this.box, "aria-activedescendant", visible.some(({ column }) => column.name === this.active) ? "row-active" : null);
   }
 
@@ -148,7 +164,6 @@ export class Columns {
       h("span", { class: "change" }, h("b"), h("small", { class: "muted" }), h("i", { class: "meter" })),
       h("span", { class: "num missing" }), h("span", { class: "num since" }));
     row.canvas = canvas;
-    this.pool.push(row);
     return row;
   }
 
@@ -173,10 +188,23 @@ export class Columns {
     text(missing, format.percent(column.missing));
     className(missing, "moved", Math.abs(column.missing - column.missing_reference) >= 0.005);
     text(since, column.since_ms === null ? "" : format.duration(this.now - column.since_ms));
-    const drawn = `${column.spark?.length} ${column.spark?.at(-1)} ${column.spark?.[0]} ${column.floor}`;
-    if (row.drawn !== drawn) {
-      spark(row.canvas, column.spark, column.floor, this.colours);
-      row.drawn = row.canvas.clientWidth ? drawn : null;
+    const wanted = `${column.spark?.length} ${column.spark?.at(-1)} ${column.spark?.[0]} ${column.floor}`;
+    if (row.drawn !== wanted) this.stale.set(row, { column, wanted });
+  }
+
+  /** Draw some of the sparklines that are not up to date; the rest in the next frames. */
+  drawSome() {
+    let left = SPARKS;
+    for (const [row, { column, wanted }] of this.stale) {
+      if (left === 0) {
+        this.soon();
+        return;
+      }
+      this.stale.delete(row);
+      if (!row.isConnected) continue;
+      spark(row.canvas, this.sparkSize, column.spark, column.floor, this.colours);
+      row.drawn = wanted;
+      left -= 1;
     }
   }
 

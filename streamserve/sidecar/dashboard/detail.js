@@ -37,14 +37,14 @@ export class Detail {
     this.spanTitle = h("h3", { text: "Where to find these rows" });
     this.command = h("code");
     this.copied = h("button", { type: "button", text: "copy", class: "copy", on: { click: () => this.copy() } });
+    this.span = h("div", { class: "span" });
     this.body = h("div", { class: "detail-body" },
-      this.histogram.node, this.score.node, this.missing.node, this.statistics,
-      h("div", { class: "span" }, this.spanTitle, h("div", { class: "wide" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ...["partition", "first offset", "end offset", "rows"].map((name) => h("th", { scope: "col", text: name })))), this.offsets)),
-        h("h3", { text: "Replay this" }), h("div", { class: "command" }, this.command, this.copied)));
+      this.histogram.node, this.score.node, this.missing.node, this.statistics, this.span);
+    this.span.append(...[this.spanTitle, h("div", { class: "wide" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ...["partition", "first offset", "end offset", "rows"].map((name) => h("th", { scope: "col", text: name })))), this.offsets)),
+        h("h3", { text: "Replay this" }), h("div", { class: "command" }, this.command, this.copied)]);
     this.node.append(this.back,
       h("header", { class: "card-head" }, h("div", { class: "detail-name" }, this.mark, this.title, this.tags), h("div", { class: "pick" }, this.window, this.segment)),
       this.words, this.problem, this.body);
-    this.hide = () => this.problem;
   }
 
   /** Show the chosen column of `model`, or what there is to say without one. */
@@ -117,14 +117,26 @@ export class Detail {
     this.shownKey = this.key;
     hide(this.body, false);
     hide(this.problem, true);
-    this.histogram.update(found);
-    const history = found.history;
-    const kind = this.kindOf(found);
+    this.found = found;
+    for (const dirty of this.dirty) dirty();
+  }
+
+  /** What shows an answer, each in a frame of its own. */
+  parts(painter) {
+    const part = (node, paint, how) => painter.part(node, () => this.found && this.shownKey && paint(this.found), how);
+    this.dirty = [
+      part(this.histogram.node, (found) => this.histogram.update(found)),
+      part(this.score.node, (found) => this.paintScore(found), { heavy: true }),
+      part(this.missing.node, ({ history }) => this.missing.update([history.end_ms, history.missing]), { heavy: true }),
+      part(this.statistics, (found) => this.paintStatistics(found)),
+      part(this.span, (found) => this.paintSpan(found)),
+    ];
+  }
+
+  paintScore(found) {
+    const { history } = found, kind = this.kindOf(found);
     this.score.settings.series[0].format = (value) => format.effect(value, kind);
     this.score.update([history.end_ms, history.effect], { floor: history.floor, name: `floor ${format.effect(history.floor, kind)}`, spans: spans(history.end_ms, history.drifted) });
-    this.missing.update([history.end_ms, history.missing]);
-    this.paintStatistics(found);
-    this.paintSpan(found);
   }
 
   kindOf(found) {

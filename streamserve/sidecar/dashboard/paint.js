@@ -1,6 +1,6 @@
 // When things are drawn: once a frame at most, only what is on the screen, and no more in one frame than fits.
 
-const FRAME_MS = 5; // of the 16 that a frame has
+const FRAME_MS = 2; // of the 16 that a frame has: what follows from it (layout, paint) takes several times that
 const MARGIN = "300px";
 
 export class Painter {
@@ -10,9 +10,12 @@ export class Painter {
     this.seen = new IntersectionObserver((entries) => this.look(entries), { rootMargin: MARGIN });
   }
 
-  /** Draw `node` with `paint` whenever it is dirty and on the screen. Returns a function that makes it dirty. */
-  part(node, paint) {
-    const part = { node, paint, dirty: true, visible: true };
+  /**
+   * Draw `node` with `paint` whenever it is dirty and on the screen; `heavy` (a canvas): nothing else in that frame.
+   * Returns a function that makes it dirty.
+   */
+  part(node, paint, { heavy = false } = {}) {
+    const part = { node, paint, heavy, dirty: true, visible: true };
     this.parts.push(part);
     this.seen.observe(node);
     return () => {
@@ -53,6 +56,10 @@ export class Painter {
       }
       part.dirty = false;
       part.paint();
+      if (part.heavy) {
+        this.ask();
+        return;
+      }
     }
   }
 }

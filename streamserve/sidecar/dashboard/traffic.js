@@ -27,7 +27,7 @@ export class Traffic {
     return this.charts.map(([chart, names]) => part(chart.node, () => {
       const traffic = current()?.traffic;
       if (traffic?.wall_ms?.length) chart.update([traffic.wall_ms, ...names.map((name) => traffic[name] ?? [])]);
-    }));
+    }, { heavy: true }));
   }
 
   paint(overview) {
