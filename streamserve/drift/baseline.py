@@ -15,7 +15,7 @@ from streamserve.config.drift_settings import SegmentSettings
 from streamserve.drift.bins import count_cells
 from streamserve.drift.calibration import Calibration
 from streamserve.drift.cells import Cells, category_text, numbers, watched
-from streamserve.drift.chunk import SampledColumn, TextColumn
+from streamserve.drift.chunk import U8, SampledColumn, TextColumn
 from streamserve.drift.dispersion import Dispersion
 from streamserve.drift.reference import FORMAT, Document, Reference, layout
 from streamserve.drift.schema import CELLS, MonitoredColumn
@@ -83,7 +83,7 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
         options.importance,
     )
     unordered = _codes(Cells(tuple(frozen)), columns, n)
-    counts = count_cells(unordered, len(schema), CELLS)
+    counts = _counts(unordered)
     counted = [msgspec.structs.replace(column, counts=row) for column, row in zip(frozen, counts.tolist(), strict=True)]
     segments = Segments(options.segments, counted).of(columns, n)
     codes = unordered[order]
@@ -106,11 +106,7 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
             dispersion=Dispersion.fit(_pane_counts(codes, pane), ordered).to_document(),
             calibration=options.calibration.to_document() if options.calibration else None,
             performance=dict(options.performance),
-            segments={
-                name: count_cells(unordered[rows], len(schema), CELLS).tolist()
-                for name, rows in segments
-                if name != ALL
-            },
+            segments={name: _counts(unordered[rows]).tolist() for name, rows in segments if name != ALL},
         )
     )
 
@@ -130,8 +126,8 @@ def _category_counts(columns: Mapping[str, SampledColumn], column: MonitoredColu
     return Counter({value: total for value, total in zip(texts.values, totals, strict=True) if value is not None})
 
 
-def _codes(cells: Cells, columns: Mapping[str, SampledColumn], n: int) -> I64:
-    """Cells of all rows, int64[n, F], some rows at a time: the numbers themselves are not kept."""
+def _codes(cells: Cells, columns: Mapping[str, SampledColumn], n: int) -> U8:
+    """Cells of all rows, uint8[n, F], some rows at a time: the numbers themselves are not kept."""
     parts = []
     for start in range(0, n, ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, n))
@@ -139,15 +135,22 @@ def _codes(cells: Cells, columns: Mapping[str, SampledColumn], n: int) -> I64:
             name: column.take(part) if isinstance(column, TextColumn) else column[part]
             for name, column in columns.items()
         }
-        parts.append(cells.of(some, part.stop - part.start)[0])
+        parts.append(cells.of(some, part.stop - part.start)[0].astype(np.uint8))
     return np.concatenate(parts)
 
 
-def _pane_counts(codes: I64, pane: I64) -> I64:
+def _counts(codes: U8) -> I64:
+    """How often each cell occurs, int64[F, CELLS], some rows at a time."""
+    total = np.zeros((codes.shape[1], CELLS), dtype=np.int64)
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        total += count_cells(codes[start : start + ROWS_AT_ONCE].astype(np.int64), codes.shape[1], CELLS)
+    return total
+
+
+def _pane_counts(codes: U8, pane: I64) -> I64:
     """Counts per pane in time, int64[G, F, CELLS], empty panes too; of rows that share few panes, blocks of rows."""
-    columns = codes.shape[1]
     first = max(int(pane[0]), int(pane[-1]) - MAX_PANES + 1)
     starts = np.searchsorted(pane, np.arange(first, int(pane[-1]) + 2))
     if np.count_nonzero(np.diff(starts)) < MIN_PANES:
         starts = np.linspace(0, len(codes), MIN_PANES + 1).astype(np.int64)
-    return np.array([count_cells(codes[a:b], columns, CELLS) for a, b in pairwise(starts.tolist())])
+    return np.array([_counts(codes[a:b]) for a, b in pairwise(starts.tolist())])
