@@ -40,6 +40,7 @@ NOUNS = {
     "dlq": "Look at dead letters and replay them.",
     "cache": "Read and rebuild the prediction cache.",
     "model": "Inspect models.",
+    "drift": "Measure drift: references, reports, other tools' figures.",
     "demo": "Run a whole pipeline on this machine.",
 }
 """Noun -> its line in `--help`; in this order."""

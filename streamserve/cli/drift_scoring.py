@@ -1,0 +1,176 @@
+"""Events scored by the worker's own stages, as rows that a reference can be made of.
+
+What a worker would reject is left out and counted; columns are those of the worker's samples, names, types, gaps and
+hashes alike, so that a reference and the live rows can be compared. Nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from streamserve.app import load_engine
+from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, RecordBatch, Reject, SampleBatch
+from streamserve.codecs.prediction import JsonPredictionEncoder
+from streamserve.config.drift_settings import DriftSettings
+from streamserve.config.settings import PipelineSettings
+from streamserve.drift.chunk import SampledColumn, TextColumn
+from streamserve.drift.gathered import rows_of
+from streamserve.drift.personal import NOTHING_PERSONAL, Personal
+from streamserve.drift.sampler import build_sampler
+from streamserve.enrich.features import FeatureEnricher
+from streamserve.errors import ConfigError
+from streamserve.pipeline.infer import InferStage, Suspicion
+from streamserve.pipeline.poison import BatchBound
+from streamserve.ports import ModelFiles
+
+Rejects = Counter[tuple[str, str, str]]
+"""Stage, reason and feature -> rows."""
+UNTIMED: Final = -1
+"""Event time of a row whose time nothing tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPart:
+    """Some events of a file or topic.
+
+    Attributes:
+        events: decoded; their time is that of the events, or `UNTIMED` where nothing tells it.
+        rejects: records that are no events.
+        labels: what came true, one per row of `events.origin`, None where it is not known; empty without labels.
+    """
+
+    events: EventBatch
+    rejects: list[Reject] = field(default_factory=list)
+    labels: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredRows:
+    """Rows with features and outputs, n of them.
+
+    Attributes:
+        columns: features under their names, outputs as `output.<name>`.
+        event_time_ms: int64[n].
+        labels: n values, None where none is known; empty without labels.
+        level: sampling level of the rows, the coarsest one of them.
+        draws: uint64[n], what decided about sampling each of them; None for rows that are all there are.
+    """
+
+    columns: Mapping[str, SampledColumn]
+    event_time_ms: I64
+    labels: Sequence[object] = ()
+    level: int = 0
+    draws: U64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.event_time_ms)
+
+    def take(self, inside: Bools) -> ScoredRows:
+        """The rows where bool[n] is true."""
+        return self if inside.all() else self.pick(np.flatnonzero(inside))
+
+    def at(self, event_time_ms: I64) -> ScoredRows:
+        """The same rows at other times."""
+        return replace(self, event_time_ms=event_time_ms)
+
+    def pick(self, index: I64) -> ScoredRows:
+        """The rows at these positions, in their order."""
+        return ScoredRows(
+            columns={name: rows_of(column, index) for name, column in self.columns.items()},
+            event_time_ms=self.event_time_ms[index],
+            labels=[self.labels[i] for i in index.tolist()] if self.labels else (),
+            level=self.level,
+            draws=None if self.draws is None else self.draws[index],
+        )
+
+
+class Scorer:
+    """A model with the worker's own stages around it, in this process; a context manager.
+
+    Args:
+        settings: the pipeline.
+        files: the model version.
+        personal: hashes what is personal, as the samples have it.
+    """
+
+    def __init__(self, settings: PipelineSettings, files: ModelFiles, personal: Personal) -> None:
+        # A reference made where there is no GPU is as good: outputs differ in their last digits alone.
+        engine = settings.engine.model_copy(update={"allow_cpu_fallback": True})
+        self._settings = settings.model_copy(update={"engine": engine})
+        self._files = files
+        self._personal = personal
+        self.rejects: Rejects = Counter()
+
+    def __enter__(self) -> Self:
+        """Load the model. Raises: ConfigError, ModelCorrupt, ContractError."""
+        settings = self._settings
+        self._engine = load_engine(settings, self._files)
+        signature = self._engine.signature
+        identity = ModelIdentity(name=self._files.name, version=self._files.version, sha256=self._files.sha256)
+        self._enricher = FeatureEnricher(settings.features, signature)
+        self._stage = InferStage(self._engine, identity, _NoJournal(), _NoSuspects(), BatchBound())
+        self._encoder = JsonPredictionEncoder(settings.output, signature.outputs)
+        drift = (settings.drift or DriftSettings()).model_copy(update={"samples_per_s": "all"})
+        self._sampler = build_sampler(settings, drift, signature.outputs, lambda: 1.0, lambda: 0.0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine.close()
+
+    def score(self, part: EventPart) -> Iterator[ScoredRows]:
+        """The events that a worker would predict, a batch of the engine at a time."""
+        self._count(part.rejects)
+        size = self._settings.engine.max_batch_size
+        for start in range(0, len(part.events), size):
+            some = part.events.take(range(start, min(start + size, len(part.events))))
+            features, rejects = self._enricher.enrich(some)
+            predictions, failed = self._stage.run(features)
+            outbound, unwritten = self._encoder.encode(predictions)
+            self._count([*rejects, *failed, *unwritten])
+            if len(outbound):
+                yield self._rows(self._sampler.sample(predictions, outbound), outbound.row, part.labels)
+
+    def _count(self, rejects: Sequence[Reject]) -> None:
+        self.rejects.update((reject.stage, reject.reason, reject.feature) for reject in rejects)
+
+    def _rows(self, sample: SampleBatch, rows: Sequence[int], labels: Sequence[object]) -> ScoredRows:
+        return ScoredRows(
+            columns={
+                name: self._personal.column(name, TextColumn.of(column) if isinstance(column, list) else column)
+                for name, column in sample.columns.items()
+            },
+            event_time_ms=sample.event_time_ms,
+            labels=[labels[row] for row in rows] if labels else (),
+        )
+
+
+def personal_of(settings: PipelineSettings) -> Personal:
+    """What hashes personal values as the workers do. Raises: ConfigError without the secret."""
+    drift = settings.drift or DriftSettings()
+    hashed = [name for name, fate in drift.pii.items() if fate == "hash"]
+    if hashed:
+        raise ConfigError("drift.pii hashes values; make the reference of such a pipeline from its samples")
+    return NOTHING_PERSONAL
+
+
+class _NoJournal:
+    """No other life of this process reads what was in the engine."""
+
+    def enter(self, records: RecordBatch, rows: Sequence[int]) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+class _NoSuspects:
+    """Nothing is known against any record."""
+
+    def split(self, records: RecordBatch) -> Suspicion | None:  # noqa: ARG002  port
+        return None
