@@ -93,8 +93,8 @@ class Inflation:
             rows: of the sample, at its coarsest level: a number, or F64[...].
         """
         count = np.asarray(rows, np.float64)[..., None]
-        peak_rows, peak_dof = _credited(count, self.peak, self.peak_dof, self.block_rows)
-        contrast_rows, dof = _credited(count[..., None], self.factor, self.dof, self.block_rows)
+        peak_rows, peak_dof = credited(count, self.peak, self.peak_dof, self.block_rows)
+        contrast_rows, dof = credited(count[..., None], self.factor, self.dof, self.block_rows)
         return Effective(rows=contrast_rows, dof=dof, peak_rows=peak_rows, peak_dof=peak_dof)
 
 
@@ -294,7 +294,8 @@ def _growth(r: F64, length: float) -> F64:
     return (1.0 + r) / rest - 2.0 * r * (1.0 - r**length) / (length * rest * rest)
 
 
-def _credited(rows: F64, factor: F64, dof: F64, block_rows: float) -> tuple[F64, F64]:
+def credited(rows: F64, factor: F64, dof: F64, block_rows: float) -> tuple[F64, F64]:
+    """Effective rows, and the degrees of freedom they are known with; `Inflation.effective` says how."""
     beyond = np.maximum(rows / block_rows, 1.0)
     credit = np.minimum(beyond, np.maximum(np.sqrt(dof / LEAST_DOF), 1.0))
     unit = 1.0 / credit + factor - 1.0
