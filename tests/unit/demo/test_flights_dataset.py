@@ -205,3 +205,10 @@ def test_the_module_prints_events_as_lines(flights, capsys):
     assert main(["--start", "10", "--count", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in lines] == list(flights.events(10, 13))
+
+
+def test_the_module_prints_labels_as_lines(flights, capsys):
+    assert main(["--labels", "--start", "10", "--count", "3"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = itertools.islice(flights.labels(), 10, 13)
+    assert [(line["id"], line["label"], line["ts"]) for line in lines] == [tuple(label) for label in wanted]
