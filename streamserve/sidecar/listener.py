@@ -7,11 +7,13 @@ beyond the limit is closed at once, and one that asked for nothing within a few 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from streamserve.errors import StreamServeError
@@ -58,8 +60,10 @@ class DashboardServer:
         gate = _Gate(self._first_request_s)
         app = application(self._sources, loopback=self._host in LOOPBACK_HOSTS)
         app.on_response_prepare.append(gate.asked)
+        logger = self._log.as_logger("dashboard_http")
+        logger.addFilter(_not_the_clients_fault)
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=1.0, handle_signals=False
+            app, logger=logger, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=1.0, handle_signals=False
         )
         await runner.setup()
         loop = asyncio.get_running_loop()
@@ -89,6 +93,11 @@ class DashboardServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of aiohttp's is worth writing: anybody can send bytes that are no request."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 class _Gate:
