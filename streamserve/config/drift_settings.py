@@ -121,6 +121,8 @@ class DriftSettings(Settings):
     """Rows sampled a second over the whole pipeline, about; `all` samples every row."""
     pii: dict[str, Literal["hash", "drop"]] = Field(default_factory=dict)
     """Feature (or `id`, `key`) -> what becomes of it before it is written: a keyed hash, or nothing."""
+    pii_key_file: str | None = None
+    """File with the key of the hashes; default the variable `STREAMSERVE_PII_KEY`."""
     pane_s: float = Field(default=10.0, gt=0)
     """The smallest slice of event time."""
     windows_s: Annotated[list[float], Field(min_length=1, max_length=6), AfterValidator(_ascending)] = Field(

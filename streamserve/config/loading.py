@@ -29,7 +29,12 @@ __all__ = ["DEFAULT_FILE", "LoadedConfig", "Provenance", "load", "read_secret"]
 DEFAULT_FILE = "streamserve.yaml"
 MAX_FILE_BYTES = 1 << 20
 Provenance = Literal["flag", "env", "file", "default"]
-_FOLDER_KEYS: tuple[Path, ...] = (("model", "repository"), ("state_dir",), ("cache", "password_file"))
+_FOLDER_KEYS: tuple[Path, ...] = (
+    ("model", "repository"),
+    ("state_dir",),
+    ("cache", "password_file"),
+    ("drift", "pii_key_file"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

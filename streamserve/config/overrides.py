@@ -24,6 +24,7 @@ NOT_CONFIGURATION = frozenset(
         "STREAMSERVE_FAILPOINTS",
         "STREAMSERVE_LAST_EXIT_CODE",
         "STREAMSERVE_LAST_EXIT_SIGNAL",
+        "STREAMSERVE_PII_KEY",
     }
 )
 """Variables of this prefix that other parts of the project read."""

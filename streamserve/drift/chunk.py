@@ -6,27 +6,36 @@ counts. It is MessagePack around raw little-endian column bytes, so neither side
 
 `decode` trusts nothing: whatever bytes it is given, it returns a chunk whose columns fit each other, or raises
 `ChunkError`, within time and memory proportional to the bytes.
+
+A chunk that is larger than its topic takes is cut (`rows`): the parts tell the same spans bit by bit, so that whoever
+drops what lies below its mark (`marks`) merges every row once, whichever parts come again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Annotated, Final, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streamserve.batch import I64, Column, Tensor
+from streamserve.batch import I64, Tensor
 
 FORMAT: Final = 1
 MAX_LEVEL: Final = 30
 """Rows of level 30 stand for 2^30 each: 10^9 a second are still sampled once."""
 NUMBER_DTYPES: Final = frozenset({"<f4", "<f8", "<i4", "<i8", "|b1"})
+MAX_WIDTH: Final = 1 << 24
+"""Most numbers of one vector."""
+MAX_TIME_MS: Final = 1 << 53
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
+
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class ChunkError(ValueError):
@@ -44,10 +53,10 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     """
 
     topic: str
-    partition: int
-    first: int
-    end: int
-    consumed: int
+    partition: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    first: _Offset
+    end: _Offset
+    consumed: _Count
 
 
 class RejectCount(msgspec.Struct, frozen=True, array_like=True):
@@ -56,7 +65,7 @@ class RejectCount(msgspec.Struct, frozen=True, array_like=True):
     stage: str
     reason: str
     feature: str
-    count: int
+    count: _Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +88,10 @@ class TextColumn:
         return TextColumn(codes=np.array(codes, dtype=np.uint32), values=tuple(known))
 
     def take(self, index: slice) -> TextColumn:
-        """Some of the rows; the values stay."""
-        return TextColumn(codes=self.codes[index], values=self.values)
+        """Some of the rows, and the values that occur in them."""
+        used, codes = np.unique(self.codes[index], return_inverse=True)
+        values = tuple(self.values[code] for code in used.tolist())
+        return TextColumn(codes=codes.astype(np.uint32), values=values)
 
     def texts(self) -> list[str | None]:
         """The column of texts."""
@@ -132,8 +143,8 @@ class SampleChunk:
     def rows(self, start: int, stop: int) -> SampleChunk:
         """The rows from `start` up to `stop`, and the part of the spans that ends with them.
 
-        Cutting a chunk into consecutive parts gives parts whose spans are consecutive too, so that a reader who drops
-        what lies below its mark takes each of them. What was rejected stays with the first part.
+        Parts that follow each other have spans that do: a part ends at the offset of its successor's first row. Records
+        consumed and rejected stay with the part that begins at row 0.
         """
         part = slice(start, stop)
         return replace(
@@ -150,23 +161,26 @@ class SampleChunk:
             rejects=self.rejects if start == 0 else (),
         )
 
+    def without_rows(self) -> SampleChunk:
+        """All but the rows: what they stood for is still covered, consumed and rejected."""
+        return replace(self.rows(0, 0), spans=self.spans, rejects=self.rejects)
+
     def _spans_of(self, start: int, stop: int) -> tuple[Span, ...]:
-        """The spans of a part: untouched, empty (first = end) or cut at the offset of its neighbour's first row."""
+        """Of each span the part between the boundaries that rows `start` and `stop` draw."""
         spans = []
         for number, span in enumerate(self.spans):
             mine = np.flatnonzero(self.span == number)
-            before, after = mine[mine < start], mine[mine >= stop]
-            first = (
-                span.first
-                if not len(before)
-                else int(self.offset[mine[len(before)]])
-                if len(before) < len(mine)
-                else span.end
-            )
-            end = int(self.offset[after[0]]) if len(after) else span.end
-            consumed = span.consumed if first == span.first else 0
-            spans.append(Span(span.topic, span.partition, min(first, end), end, consumed))
+            offsets = self.offset[mine]
+            first = span.first if start == 0 else _at(offsets, mine, start, span.end)
+            end = span.end if stop >= len(self) else _at(offsets, mine, stop, span.end)
+            spans.append(Span(span.topic, span.partition, first, end, span.consumed if start == 0 else 0))
         return tuple(spans)
+
+
+def _at(offsets: I64, mine: npt.NDArray[np.intp], row: int, end: int) -> int:
+    """The offset of the first of the rows `mine` from `row` on, or the end."""
+    after = int(np.searchsorted(mine, row))
+    return int(offsets[after]) if after < len(mine) else end
 
 
 def _take(column: SampledColumn, part: slice) -> SampledColumn:
@@ -176,7 +190,7 @@ def _take(column: SampledColumn, part: slice) -> SampledColumn:
 class _Column(msgspec.Struct, frozen=True, array_like=True):
     name: str
     dtype: str
-    width: int
+    width: Annotated[int, msgspec.Meta(ge=0, le=MAX_WIDTH)]
     data: bytes
     values: list[str | None]
 
@@ -188,9 +202,9 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     role: str
     reference: str
-    written_ms: int
+    written_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
     spans: list[Span]
-    n: int
+    n: _Count
     span: bytes
     offset: bytes
     event_time_ms: bytes
@@ -249,8 +263,11 @@ def decode(data: bytes) -> SampleChunk:
     if wire.format != FORMAT:
         raise ChunkError(f"format {wire.format}; this release reads {FORMAT}")
     n = wire.n
-    if n < 0 or len(wire.id) != n or len(wire.entity) != n:
+    if len(wire.id) != n or len(wire.entity) != n:
         raise ChunkError(f"{n} rows, but {len(wire.id)} ids and {len(wire.entity)} keys")
+    names = [column.name for column in wire.columns]
+    if len(set(names)) < len(names):
+        raise ChunkError("two columns of one name")
     chunk = SampleChunk(
         pipeline=wire.pipeline,
         model=wire.model,
@@ -283,8 +300,6 @@ def _sampled(column: _Column, n: int) -> SampledColumn:
         raise ChunkError(f"column {column.name} has the dtype {column.dtype!r}")
     if column.width == 0:
         return _numbers(column.name, column.data, column.dtype, n)
-    if column.width < 0:
-        raise ChunkError(f"column {column.name} has the width {column.width}")
     return _numbers(column.name, column.data, column.dtype, n * column.width).reshape(n, column.width)
 
 
@@ -292,32 +307,26 @@ def _numbers(name: str, data: bytes, dtype: str, n: int) -> Tensor:
     wanted = n * np.dtype(dtype).itemsize
     if len(data) != wanted:
         raise ChunkError(f"column {name} has {len(data)} bytes instead of {wanted}")
+    if dtype == "|b1":
+        return cast("Tensor", np.frombuffer(data, dtype=np.uint8) != 0)
     return cast("Tensor", np.frombuffer(data, dtype=dtype))
 
 
 def _check(chunk: SampleChunk) -> None:
     """The parts fit each other."""
     for span in chunk.spans:
-        if not 0 <= span.first <= span.end or span.partition < 0 or span.consumed < 0:
+        if span.first > span.end:
             raise ChunkError(f"{span.topic}-{span.partition} covers {span.first} up to {span.end}")
-    if any(reject.count < 0 for reject in chunk.rejects):
-        raise ChunkError("a negative count of rejects")
     if not len(chunk):
         return
     if int(chunk.span.max()) >= len(chunk.spans):
         raise ChunkError(f"a row of span {int(chunk.span.max())}, but there are {len(chunk.spans)}")
     if int(chunk.level.max()) > MAX_LEVEL:
         raise ChunkError(f"a row of level {int(chunk.level.max())}, the highest is {MAX_LEVEL}")
+    for name, times in (("event_time_ms", chunk.event_time_ms), ("timestamp_ms", chunk.timestamp_ms)):
+        if int(times.max()) > MAX_TIME_MS or int(times.min()) < -MAX_TIME_MS:
+            raise ChunkError(f"{name} holds what is no time in milliseconds")
     first = np.array([span.first for span in chunk.spans])[chunk.span]
     end = np.array([span.end for span in chunk.spans])[chunk.span]
     if not ((chunk.offset >= first) & (chunk.offset < end)).all():
         raise ChunkError("a row lies outside its span")
-
-
-def sampled(column: Column, index: npt.NDArray[np.intp]) -> SampledColumn:
-    """Copy the rows `index` of a column of events or outputs."""
-    if isinstance(column, list):
-        return TextColumn.of([column[i] for i in index.tolist()])
-    if column.dtype.kind in "OUS":
-        return TextColumn.of([None if v is None else str(v) for v in column[index].tolist()])
-    return column[index]

@@ -12,6 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     ResourceType,
 )
 
+from streamserve.config.drift_topics import drift_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
 from streamserve.kafka.clients import admin_properties, producer_properties
@@ -49,6 +50,10 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
     """
     admin = AdminClient(admin_properties(settings))
     outputs = [settings.output.topic, settings.dead_letter.topic]
+    keys = "input.topics, output.topic or dead_letter.topic"
+    if settings.drift is not None:
+        outputs.append(drift_topics(settings).samples)
+        keys = "input.topics, output.topic, dead_letter.topic or drift.samples_topic"
     wanted = [*settings.input.topics, *outputs]
     try:
         cluster = admin.list_topics(timeout=TIMEOUT_S)
@@ -58,8 +63,7 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
     missing = [topic for topic in wanted if topic not in found or not found[topic].partitions]
     if missing:
         raise ContractError(
-            f"topic {', '.join(missing)} does not exist; create it with `streamserve topics apply`, or mend"
-            " input.topics, output.topic or dead_letter.topic",
+            f"topic {', '.join(missing)} does not exist; create it with `streamserve topics apply`, or mend {keys}",
             topic=missing[0],
         )
     mock = str(cluster.cluster_id or "").startswith(MOCK_CLUSTER)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from streamserve.batch import Epochs, Positions, TopicPartition
 from streamserve.clock import Clock, Deadline
@@ -34,6 +34,10 @@ class Assignment:
     def epochs(self) -> Epochs:
         """The epoch of every owned partition; immutable, a new mapping after each change."""
         return self._epochs
+
+    def share_of(self, partitions: int) -> Callable[[], float]:
+        """Tells, whenever asked, which share of so many partitions is owned; one of them at least, all at most."""
+        return lambda: min(1.0, max(1, len(self._epochs)) / max(1, partitions))
 
     @property
     def interrupted(self) -> bool:

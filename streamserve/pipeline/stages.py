@@ -1,4 +1,4 @@
-"""What happens to one batch between poll and produce: decode, enrich, infer, encode.
+"""What happens to one batch between poll and produce: decode, enrich, infer, encode, and what is sampled of it.
 
 Pure but for the engine. The stages run in the compute thread, one batch at a time; every row comes out as a
 prediction or as a reject, and the law *consumed = predicted + rejected* is checked here for every batch, because a
@@ -18,8 +18,10 @@ from streamserve.batch import (
     Headers,
     OutboundBatch,
     Positions,
+    PredictionBatch,
     RecordBatch,
     Reject,
+    SampleBatch,
     TopicPartition,
 )
 from streamserve.errors import StreamServeError
@@ -29,6 +31,9 @@ from streamserve.telemetry.metrics import WorkerMetrics
 
 CacheEntries = Callable[[EventBatch, OutboundBatch], CacheBatch]
 """Makes cache entries of encoded predictions."""
+
+TakeSamples = Callable[[PredictionBatch, OutboundBatch], SampleBatch]
+"""Takes samples of predictions and of those of them that were encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,7 @@ class ScoredBatch:
         predicted: how many predictions.
         rejects: all rejects.
         cache: entries for the cache once all of it is committed.
+        samples: what the drift monitor gets of it.
     """
 
     records: RecordBatch
@@ -52,6 +58,7 @@ class ScoredBatch:
     predicted: int
     rejects: list[Reject]
     cache: CacheBatch | None
+    samples: SampleBatch | None = None
 
     def without(self, stale: set[TopicPartition]) -> ScoredBatch | None:
         """The batch less the rows of partitions that are no longer ours; None when nothing is left."""
@@ -69,6 +76,7 @@ class ScoredBatch:
             predicted=len(keep) - len(rejects),
             rejects=rejects,
             cache=self.cache.take(_positions_of(keep, self.cache.row)) if self.cache else None,
+            samples=self.samples.without(stale) if self.samples is not None else None,
         )
 
 
@@ -84,6 +92,7 @@ class Stages:
         max_output_bytes: a larger prediction would be refused by the brokers, and becomes a reject instead.
         metrics: counts and durations.
         cache_entries: makes the cache's part, when there is a cache.
+        take_samples: takes the drift monitor's part, when there is one.
     """
 
     def __init__(
@@ -97,6 +106,7 @@ class Stages:
         max_output_bytes: int,
         metrics: WorkerMetrics,
         cache_entries: CacheEntries | None = None,
+        take_samples: TakeSamples | None = None,
     ) -> None:
         self._decoder = decoder
         self._enricher = enricher
@@ -106,6 +116,7 @@ class Stages:
         self._max_output_bytes = max_output_bytes
         self._metrics = metrics
         self._cache_entries = cache_entries
+        self._take_samples = take_samples
 
     def score(self, records: RecordBatch) -> ScoredBatch:
         """Every row to a prediction or a dead letter."""
@@ -136,6 +147,7 @@ class Stages:
                 f"{len(records)} records became {len(outbound)} predictions and {len(rejects)} rejects; nothing of the"
                 " batch is committed. This is a defect of a stage: please report it"
             )
+        samples = self._sampled(predictions, outbound)
         metrics.decode_seconds.observe(decoded_s - start_s)
         metrics.enrich_seconds.observe(enriched_s - decoded_s)
         metrics.infer_seconds.observe(inferred_s - enriched_s)
@@ -150,7 +162,17 @@ class Stages:
             predicted=len(outbound),
             rejects=rejects,
             cache=cache,
+            samples=samples,
         )
+
+    def _sampled(self, predictions: PredictionBatch, outbound: OutboundBatch) -> SampleBatch | None:
+        if self._take_samples is None:
+            return None
+        start_s = perf_counter()
+        samples = self._take_samples(predictions, outbound)
+        self._metrics.sample_seconds.observe(perf_counter() - start_s)
+        self._metrics.sample_level.set(samples.level)
+        return samples
 
     def _may_be_oversized(self, outbound: OutboundBatch) -> bool:
         longest = max(map(len, filter(None, outbound.value)), default=0)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 import streamserve
-from streamserve.batch import CloseReason, Reason, Stage
+from streamserve.batch import CloseReason, Reason, SampleRecords, Stage
 from streamserve.telemetry.declare import (
     BASE_LABELS,
     column_histogram,
@@ -69,6 +69,10 @@ class WorkerMetrics:
     cache_writes = counter("cache_writes_total", "Entries written to the cache.")
     cache_skipped = counter("cache_skipped_total", "Entries not written because the cache had newer ones.")
     cache_errors = counter("cache_errors_total", "Writes to the cache that failed.")
+    samples = counter("samples_total", "Rows sampled for the drift monitor and committed.")
+    samples_left_out = counter("samples_left_out_total", "Sampled rows that were too large for the samples topic.")
+    sample_chunks = counter("sample_chunks_total", "Sample chunks committed.")
+    sample_chunk_bytes = counter("sample_chunk_bytes_total", "Bytes of the sample chunks committed, uncompressed.")
 
     batch_size = histogram("batch_size", "Events in one run of the model.", SIZE_BUCKETS)
     poll_seconds = histogram("poll_duration_seconds", "Time in one poll that gave records.", STAGE_BUCKETS)
@@ -76,6 +80,7 @@ class WorkerMetrics:
     enrich_seconds = histogram("enrich_duration_seconds", "Time to build one batch's inputs.", STAGE_BUCKETS)
     infer_seconds = histogram("infer_duration_seconds", "Time in the model for one batch.", STAGE_BUCKETS)
     encode_seconds = histogram("encode_duration_seconds", "Time to encode one batch.", STAGE_BUCKETS)
+    sample_seconds = histogram("sample_duration_seconds", "Time to take the samples of one batch.", STAGE_BUCKETS)
     commit_seconds = histogram("commit_duration_seconds", "Time to commit one transaction.", STAGE_BUCKETS)
     cache_write_seconds = histogram(
         "cache_write_duration_seconds", "Time to write one batch to the cache.", STAGE_BUCKETS
@@ -97,6 +102,7 @@ class WorkerMetrics:
     last_commit_timestamp_seconds = gauge(
         "last_commit_timestamp_seconds", "Time of the last commit, seconds since 1970.", unknown=True
     )
+    sample_level = gauge("sample_level", "About one row in 2^level is sampled now; absent without drift.", unknown=True)
     model_info = series(
         "model_info",
         "1 for the model in use: digest, execution provider, role.",
@@ -126,6 +132,13 @@ class WorkerMetrics:
     def rebalanced(self, kind: RebalanceKind) -> None:
         """Count a change of the assignment."""
         self.rebalances[kind,].inc()
+
+    def sampled(self, records: SampleRecords) -> None:
+        """Count the sample chunks of a transaction."""
+        self.samples.inc(records.rows)
+        self.samples_left_out.inc(records.left_out)
+        self.sample_chunks.inc(len(records.outbound))
+        self.sample_chunk_bytes.inc(sum(len(value or b"") for value in records.outbound.value))
 
     def lag(self, records: Mapping[P, float]) -> None:
         """Set the lag of every partition owned now; others vanish, so do unknown (negative) lags."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -11,11 +12,14 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from streamserve.batch import ModelIdentity, Positions, RecordBatch
-from streamserve.clock import SystemClock
+from streamserve.clock import Clock, SystemClock
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
 from streamserve.codecs.prediction import JsonPredictionEncoder
+from streamserve.config.drift_topics import drift_topics
+from streamserve.config.pii_key import pii_key
 from streamserve.config.settings import PipelineSettings
+from streamserve.drift.sampling import Sampling
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.batcher import Batcher
@@ -43,7 +47,8 @@ class MemoryWorker:
     Args:
         settings: the pipeline. Its `kafka` block is ignored, and so is its `cache`.
         engine: the model.
-        broker: must have the input topics, the output topic and the dead-letter topic.
+        broker: must have the input topics, the output topic and the dead-letter topic, and with a `drift` block the
+            samples topic.
         slot: name of the slot: a second worker of the same name fences the first.
         everything: own all partitions from the start; without it, only what `source.assign` gives.
 
@@ -89,10 +94,11 @@ class MemoryWorker:
             max_delay_s=sizes.max_delay_ms / 1000,
             capacity=4 * sizes.max_batch_size,
         )
+        sampling = _sampling(settings, engine, broker, self.assignment, clock)
         self.worker = Worker(
             source=self.source,
             sink=self.sink,
-            stages=_stages(settings, engine, identity, self.metrics),
+            stages=_stages(settings, engine, identity, self.metrics, sampling),
             assignment=self.assignment,
             mailbox=Mailbox(batcher, clock),
             max_poll=sizes.max_batch_size,
@@ -104,6 +110,7 @@ class MemoryWorker:
             health=self.health,
             clock=clock,
             log=log,
+            chunks=sampling.assembly if sampling is not None else None,
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{slot}", daemon=True)
@@ -185,7 +192,31 @@ class _NothingKnown:
         """Nothing was remembered."""
 
 
-def _stages(settings: PipelineSettings, engine: Engine, identity: ModelIdentity, metrics: WorkerMetrics) -> Stages:
+def _sampling(
+    settings: PipelineSettings, engine: Engine, broker: MemoryBroker, assignment: Assignment, clock: Clock
+) -> Sampling | None:
+    if settings.drift is None:
+        return None
+    return Sampling.of(
+        settings,
+        settings.drift,
+        engine.signature.outputs,
+        reference="",
+        secret=pii_key(settings.drift, os.environ),
+        partitions=broker.partitions(drift_topics(settings).samples),
+        max_bytes=MAX_RECORD_BYTES,
+        owned_share=assignment.share_of(sum(map(broker.partitions, settings.input.topics))),
+        clock=clock,
+    )
+
+
+def _stages(
+    settings: PipelineSettings,
+    engine: Engine,
+    identity: ModelIdentity,
+    metrics: WorkerMetrics,
+    sampling: Sampling | None,
+) -> Stages:
     nothing = _NothingKnown()
     return Stages(
         decoder=build_decoder(settings),
@@ -197,4 +228,5 @@ def _stages(settings: PipelineSettings, engine: Engine, identity: ModelIdentity,
         ),
         max_output_bytes=MAX_RECORD_BYTES,
         metrics=metrics,
+        take_samples=sampling.sampler.sample if sampling is not None else None,
     )

@@ -5,7 +5,8 @@
 * **poll** is the only thread that touches the consumer. It fills the mailbox, pauses when that stays full, and makes
   the calls that others need of the consumer.
 * **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`).
-* **write** opens a transaction, produces into it while there is more, and flushes (`Rotation` says when).
+* **write** opens a transaction, produces into it while there is more, adds what was sampled, and flushes (`Rotation`
+  says when).
 * **commit** sends the offsets and commits, in order; then positions, cache and metrics follow.
 
 A row whose partition left, or that was polled before an abort, is stale: its epoch differs, and it is dropped wherever
@@ -25,7 +26,7 @@ from typing import Protocol
 import numpy as np
 
 from streamserve import failpoints
-from streamserve.batch import CacheBatch, Positions, TopicPartition
+from streamserve.batch import CacheBatch, Positions, Reject, SampleBatch, SampleRecords, TopicPartition
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import DeliverySettings
 from streamserve.errors import SinkError, StreamServeError
@@ -73,6 +74,12 @@ class CacheQueue(Protocol):
     def close(self) -> None: ...
 
 
+class SampleChunks(Protocol):
+    """Makes the drift monitor's records of a transaction's batches and their rejects."""
+
+    def make(self, batches: Sequence[tuple[SampleBatch, Sequence[Reject]]], now_ms: int) -> SampleRecords | None: ...
+
+
 class Worker:
     """Runs a slot until it is stopped or fails.
 
@@ -87,6 +94,7 @@ class Worker:
         ratio: stops the worker when too many records are rejected.
         quarantine: what earlier crashes taught.
         cache: the cache thread's work, or None.
+        chunks: makes sample chunks, or None.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class Worker:
         clock: Clock,
         log: Log,
         cache: CacheQueue | None = None,
+        chunks: SampleChunks | None = None,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -123,6 +132,7 @@ class Worker:
         self._clock = clock
         self._log = log
         self._cache = cache
+        self._chunks = chunks
         self._rotation = Rotation(
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
@@ -318,6 +328,11 @@ class Worker:
                 written.batches.append(current)
             batch = self._rotation.more(since_s)
         if written.transaction is not None:
+            if self._chunks is not None:
+                sampled = [(each.samples, each.rejects) for each in written.batches if each.samples is not None]
+                written.samples = self._chunks.make(sampled, self._clock.epoch_ms())
+            if written.samples is not None:
+                written.transaction.add(written.samples.outbound)
             failpoints.reach("after_produce")
             written.transaction.flush()
             failpoints.reach("after_flush")
@@ -369,6 +384,8 @@ class Worker:
         self._aborts = 0
         self._metrics.commit_seconds.observe(self._clock.monotonic_s() - began_s)
         self._settle(written.batches)
+        if written.samples is not None:
+            self._metrics.sampled(written.samples)
         self._rotation.settled(written)
 
     def _settle(self, batches: list[ScoredBatch]) -> None:

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
+from streamserve.batch import SampleRecords
 from streamserve.clock import Clock
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.stages import ScoredBatch
@@ -34,11 +35,13 @@ class Written:
         transaction: None when every batch turned out to be stale.
         batches: what was written.
         taken: batches taken from the outbox for it, stale ones too.
+        samples: the sample chunks in it.
     """
 
     transaction: Transaction | None = None
     batches: list[ScoredBatch] = field(default_factory=list)
     taken: int = 0
+    samples: SampleRecords | None = None
 
 
 class Rotation:

@@ -17,15 +17,16 @@ COUNTERS = {
     *("records_consumed_total", "predictions_total", "records_rejected_total", "inference_executions_total"),
     *("batch_close_total", "commits_total", "producer_recycles_total", "rebalances_total"),
     *("cache_writes_total", "cache_skipped_total", "cache_errors_total"),
+    *("samples_total", "samples_left_out_total", "sample_chunks_total", "sample_chunk_bytes_total"),
 }
 HISTOGRAMS = {
     "batch_size",
-    *(f"{stage}_duration_seconds" for stage in ("poll", "decode", "enrich", "infer", "encode", "commit")),
+    *(f"{stage}_duration_seconds" for stage in ("poll", "decode", "enrich", "infer", "encode", "sample", "commit")),
     *("cache_write_duration_seconds", "queue_wait_seconds", "event_latency_seconds"),
 }
 GAUGES = {
     *("consumer_lag_records", "consumer_lag_seconds", "assigned_partitions", "paused", "inflight_batches"),
-    *("last_commit_timestamp_seconds", "model_info", "build_info", "gpu_memory_used_bytes"),
+    *("last_commit_timestamp_seconds", "sample_level", "model_info", "build_info", "gpu_memory_used_bytes"),
 }
 
 
@@ -43,6 +44,7 @@ def use_everything(metrics):
     metrics.consumer_lag_seconds.set(1)
     metrics.last_commit_timestamp_seconds.set(2)
     metrics.gpu_memory_used_bytes.set(3)
+    metrics.sample_level.set(0)
     metrics.model_loaded(sha256="ab", provider="CPUExecutionProvider", role="stable")
     metrics.lag({TopicPartition("t", 0): 4})
 
