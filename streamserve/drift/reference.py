@@ -29,6 +29,8 @@ from streamserve.errors import ModelCorrupt
 
 FILE: Final = "reference.json"
 FORMAT: Final = 1
+MOST_ROWS: Final = 2**53
+"""Counts are added up in float64, which is exact up to here."""
 
 
 class ColumnReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,11 +205,13 @@ class Reference:
             raise ValueError("it has no columns or no rows")
         for column in document.columns:
             _check(column)
+        twice = [name for name, times in Counter(column.name for column in document.columns).items() if times > 1]
+        if twice:
+            raise ValueError(f"column {twice[0]} stands there twice")
         columns = len(document.columns)
         spread = document.dispersion
         dispersion = Dispersion.from_document(spread) if spread else Dispersion.unknown(columns, CELLS)
-        if dispersion.spread.shape != (columns, CELLS):
-            raise ValueError("the dispersion is of other columns")
+        _check_dispersion(dispersion, columns)
         for name, counts in document.segments.items():
             if len(counts) != columns or any(len(row) != CELLS for row in counts):
                 raise ValueError(f"segment {name} is of other columns")
@@ -216,17 +220,27 @@ class Reference:
 
 
 def _check(column: ColumnReference) -> None:
-    fits = len(column.counts) == CELLS and min(column.counts) >= 0
+    fits = len(column.counts) == CELLS and min(column.counts) >= 0 and max(column.counts) <= MOST_ROWS
+    fits = fits and column.std >= 0 and (column.importance is None or column.importance >= 0)
     if column.kind == "numeric":
         edges = column.edges
         fits = fits and len(edges) < BINS and len(column.centers) == BINS
         fits = fits and all(a < b for a, b in pairwise(edges)) and all(map(math.isfinite, edges))
     elif column.kind == "categorical":
-        fits = fits and len(column.categories) <= BINS
+        names = [*column.categories, *column.known]
+        fits = fits and len(column.categories) <= BINS and len(set(names)) == len(names)
     else:
         fits = False
     if not fits:
         raise ValueError(f"column {column.name} does not fit itself")
+
+
+def _check_dispersion(dispersion: Dispersion, columns: int) -> None:
+    scales = len(dispersion.peak)
+    fits = dispersion.spread.shape == (columns, CELLS) and dispersion.curve.shape == (scales + 1, columns, CELLS)
+    fits = fits and scales > 0 and dispersion.peak.shape == dispersion.peak_next.shape == (scales, columns)
+    if not fits:
+        raise ValueError("the dispersion is of other columns")
 
 
 def number_column(
