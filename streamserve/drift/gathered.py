@@ -28,6 +28,7 @@ class Rows:
         event_time_ms, level: int64[n].
         span, offset: where each is from: index into `spans`, offset.
         spans: source partitions.
+        id: event ids.
     """
 
     columns: Mapping[str, SampledColumn]
@@ -36,6 +37,7 @@ class Rows:
     span: I64
     offset: I64
     spans: Sequence[Span]
+    id: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -51,6 +53,7 @@ class Rows:
             span=self.span[index],
             offset=self.offset[index],
             spans=self.spans,
+            id=[self.id[i] for i in index.tolist()],
         )
 
 

@@ -60,6 +60,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
         span=np.zeros(sum(map(len, parts)), dtype=np.int64),
         offset=np.concatenate([part.offset for part in parts]),
         spans=(),
+        id=(),
     )
 
 

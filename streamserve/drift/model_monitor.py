@@ -8,8 +8,8 @@ looks, incidents and marks of the last state goes on where its predecessor stopp
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
@@ -22,10 +22,14 @@ from streamserve.config.drift_settings import DriftSettings
 from streamserve.drift.alerts import alert_of
 from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
-from streamserve.drift.events import Event, ReferenceLearned, Report, State
+from streamserve.drift.events import Event, PerformanceReport, ReferenceLearned, Report, State
 from streamserve.drift.gathered import Rows, Volume
 from streamserve.drift.incidents import IncidentBook, Signal
+from streamserve.drift.loops_back import LoopsBack
 from streamserve.drift.marks import Marks
+from streamserve.drift.metrics import metrics
+from streamserve.drift.outcomes import Outcomes, Tally
+from streamserve.drift.performance_history import PerformanceHistory
 from streamserve.drift.quality import reject_signals
 from streamserve.drift.ranking import report_columns
 from streamserve.drift.reference import Reference
@@ -35,6 +39,7 @@ from streamserve.drift.timeline import Timeline
 from streamserve.drift.traffic import Traffic
 from streamserve.drift.version_watch import Beside, Identity, Look, VersionWatch, WindowKey
 
+RESUME_POINTS = 500
 LEARNING_HORIZONS = 4
 """While a version learns, a successor reads so many times the longest window again, to learn the same."""
 MAX_TOLD = 50
@@ -70,6 +75,9 @@ class StateDocument(msgspec.Struct, frozen=True, kw_only=True):
     looked: dict[str, dict[str, int]]
     incidents: dict[str, dict[str, object]]
     told: list[dict[str, Any]]
+    rows: int
+    outcomes: dict[str, Any] | None
+    retraining: dict[str, dict[str, int | None]]
 
 
 class ModelMonitor:
@@ -92,7 +100,12 @@ class ModelMonitor:
         self._horizon_ms = round(max(settings.windows_s) * 1000) + self._lateness_ms
         self.timeline = Timeline(horizon_ms=self._horizon_ms)
         self._marks = Marks()
-        self._resume = Resume()
+        labels = settings.labels
+        self._wait_ms = 0 if labels is None else round(labels.wait_s * 1000)
+        self._resume = Resume(self._resume_step())
+        self.outcomes = None if labels is None else Outcomes(settings, labels)
+        self._loops = LoopsBack(settings)
+        self.performance_history: dict[str, PerformanceHistory] = {}
         self.versions: dict[str, VersionWatch] = {}
         self.books: dict[str, IncidentBook] = {}
         self._looked: dict[str, dict[WindowKey, int]] = {}
@@ -108,14 +121,20 @@ class ModelMonitor:
         document = msgspec.convert(state.state, StateDocument)
         self._marks = Marks(document.marks)
         self.timeline.watermark_ms = document.watermark_ms
+        self.counts.rows = document.rows
         self._resume = Resume(
+            self._resume_step(),
             ResumePoint(
                 offset=state.resume,
                 newest_pane=document.newest_pane,
                 marks=document.marks,
                 watermark_ms=document.watermark_ms,
-            )
+                rows=document.rows,
+            ),
         )
+        if self.outcomes is not None and document.outcomes is not None:
+            self.outcomes.restore(document.outcomes)
+        self._loops.restore(document.retraining)
         self._looked = {
             version: {_key(text): slot for text, slot in slots.items()} for version, slots in document.looked.items()
         }
@@ -131,7 +150,12 @@ class ModelMonitor:
         panes = self._horizon_ms // self._pane_ms + 2
         if any(watch.reference is None for watch in self.versions.values()):
             panes *= LEARNING_HORIZONS
-        point = self._resume.for_panes_from(newest - panes)
+        point = self._resume.point(
+            newest - panes,
+            rather=newest - panes - self._wait_ms // self._pane_ms,
+            rows=self.counts.rows,
+            most_rows=0 if self.settings.labels is None else self.settings.labels.max_waiting,
+        )
         if point is None:
             return None
         document = StateDocument(
@@ -144,6 +168,9 @@ class ModelMonitor:
             },
             incidents={version: book.to_document() for version, book in self.books.items()},
             told=list(self.told),
+            rows=point.rows,
+            outcomes=None if self.outcomes is None else self.outcomes.to_document(),
+            retraining=self._loops.to_document(),
         )
         return State(
             pipeline=self.pipeline,
@@ -162,6 +189,7 @@ class ModelMonitor:
             newest_pane=self._resume.newest_pane,
             marks=self._marks.to_document(),
             watermark_ms=self.timeline.watermark_ms,
+            rows=self.counts.rows,
         )
         fresh_rows, fresh_spans = self._marks.take(chunk)
         if not any(fresh_spans) and not fresh_rows.any():
@@ -172,8 +200,8 @@ class ModelMonitor:
         if went_back:
             for watch in self.versions.values():
                 watch.clear()
-            before = ResumePoint(offset=offset, newest_pane=-1, marks=before.marks, watermark_ms=None)
-            self._resume = Resume()
+            before = replace(before, newest_pane=-1, watermark_ms=None)
+            self._resume = Resume(self._resume_step())
         rows = self._rows(chunk, np.flatnonzero(fresh_rows & in_time))
         self.counts.rows += len(rows)
         consumed = sum(span.consumed for span, new in zip(chunk.spans, fresh_spans, strict=True) if new)
@@ -193,6 +221,10 @@ class ModelMonitor:
         if learned is not None:
             events.append(self._learned_event(learned))
             self._set_beside()
+        if self.outcomes is not None:
+            self.outcomes.predicted(watch, rows, watermark_ms)
+            self.outcomes.release(watermark_ms)
+        self._loops.came(watch, rows)
         events += self._looks(watermark_ms - self._lateness_ms)
         if events:
             state = self.state()
@@ -207,6 +239,7 @@ class ModelMonitor:
             span=chunk.span.astype(np.int64),
             offset=chunk.offset,
             spans=chunk.spans,
+            id=chunk.id,
         ).take(index)
 
     def _watch(self, chunk: SampleChunk) -> VersionWatch:
@@ -254,6 +287,8 @@ class ModelMonitor:
         """What the looks that end together make of a version's incident."""
         own = looks.get(watch.identity.version, [])
         signals = self._quality(watch, own)
+        if self.outcomes is not None and own:
+            signals += self.outcomes.signals(watch.identity.version)
         if watch.beside is not None:
             signals += watch.beside.signals(looks.get(watch.beside.watch.identity.version, []))
         if not own and not signals:
@@ -264,7 +299,59 @@ class ModelMonitor:
         span = next((look.pane.span_document() for look in own if look.due.segment == ALL), {})
         alerts = [alert_of(watch.identity, each, self._sequence(each.incident), span) for each in told]
         self.told.extend(msgspec.to_builtins(alert) for alert in alerts)
-        return list(alerts)
+
+        events: list[Event] = [*alerts, *filter(None, (self._performance(watch, look) for look in own))]
+        longest = [look for look in own if look.due.segment == ALL][-1:]
+        tally = self.tally(watch.identity.version, longest[0]) if longest else None
+        newest = next((each for each in reversed(self.told) if each["incident"] == book.incident), None)
+        return events + self._loops.looked(
+            watch,
+            end_ms,
+            own,
+            opened_ms=book.opened_ms,
+            incident=newest,
+            figures=metrics(tally.realised) if tally is not None else {},
+        )
+
+    def tally(self, version: str, look: Look) -> Tally | None:
+        """Performance in the window of a look."""
+        if self.outcomes is None:
+            return None
+        return self.outcomes.tally(version, look.due.window_s, look.due.segment, look.due.end_ms)
+
+    def _performance(self, watch: VersionWatch, look: Look) -> PerformanceReport | None:
+        tally = self.tally(watch.identity.version, look)
+        if tally is None or not (tally.realised.sums["rows"] or tally.expected.sums["rows"]):
+            return None
+        realised = metrics(tally.realised)
+        estimated = metrics(tally.estimated) if tally.expected.sums["rows"] else {}
+        if look.due.segment == ALL and look.due.window_s == self.settings.windows_s[-1]:
+            history = self.performance_history.setdefault(watch.identity.version, PerformanceHistory())
+            history.add(look.due.end_ms, realised, estimated)
+        return PerformanceReport(
+            pipeline=self.pipeline,
+            model=self.model,
+            version=watch.identity.version,
+            segment=look.due.segment,
+            window_s=look.due.window_s,
+            end_ms=look.due.end_ms,
+            labels=round(tally.realised.sums["rows"]),
+            realised={name: msgspec.to_builtins(each) for name, each in realised.items()},
+            estimated={name: msgspec.to_builtins(each) for name, each in estimated.items()},
+        )
+
+    # -- labels --------------------------------------------------------------------------------------------------
+
+    def labels(self, records: Sequence[tuple[int, int, bytes | None]]) -> None:
+        """Take in messages of the labels topic: partition, offset and value of each."""
+        if self.outcomes is not None:
+            now_ms = self.timeline.watermark_ms or 0
+            self.outcomes.labelled(records, now_ms)
+            self.outcomes.release(now_ms)
+
+    def _resume_step(self) -> int:
+        """Panes between two resume points, so that there are at most about `RESUME_POINTS`."""
+        return max(1, (self._horizon_ms + self._wait_ms) // self._pane_ms // RESUME_POINTS)
 
     def _sequence(self, incident: str) -> int:
         """How many alerts of an incident there were."""

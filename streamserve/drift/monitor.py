@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -38,6 +38,7 @@ class Monitor:
         if settings.drift is None:
             raise ConfigError("there is no drift block in the configuration: add `drift: {}`")
         self._pipeline = settings.pipeline
+        self.settings = settings
         self._drift = settings.drift
         self._references = references
         self.models: dict[str, ModelMonitor] = {}
@@ -102,6 +103,12 @@ class Monitor:
         else:
             self.counts.merged += 1
         return events
+
+    def labels(self, records: Sequence[tuple[int, int, bytes | None]]) -> None:
+        """Take in messages of the labels topic: partition, offset and value of each."""
+        self.changes += 1
+        for model in self.models.values():
+            model.labels(records)
 
     def _ours(self, chunk: SampleChunk) -> bool:
         return chunk.pipeline == self._pipeline and (chunk.model in self.models or len(self.models) < MAX_MODELS)

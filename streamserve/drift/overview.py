@@ -10,16 +10,50 @@ import numpy as np
 
 from streamserve.batch import F64
 from streamserve.config.drift_settings import DriftSettings
+from streamserve.config.settings import PipelineSettings
+from streamserve.drift.metrics import metrics
 from streamserve.drift.model_monitor import ModelMonitor
+from streamserve.drift.monitor import Monitor
 from streamserve.drift.ranking import Effects, effects_of, strength
 from streamserve.drift.reference import ColumnReference, Reference
+from streamserve.drift.retrain import main_metric
 from streamserve.drift.schema import MISSING, OTHER, UNSEEN
 from streamserve.drift.segments import ALL
+from streamserve.drift.traffic import joined_traffic
 from streamserve.drift.version_watch import Look, VersionWatch
 
 MAX_INCIDENTS = 50
 MAX_REJECTS = 20
 Document = dict[str, object]
+
+
+def overview(monitors: Sequence[Monitor], settings: PipelineSettings, wall_ms: int) -> Document:
+    """Everything but the details of columns; what only the service knows is left out."""
+    drift = settings.drift or DriftSettings()
+    models = [model for monitor in monitors for _, model in sorted(monitor.models.items())]
+    state, since_ms, message = state_of(models, drift, wall_ms)
+    return {
+        "pipeline": settings.pipeline,
+        "wall_ms": wall_ms,
+        "state": state,
+        "state_since_ms": since_ms,
+        "message": message,
+        "budget": {
+            "false_alarms_per_week": drift.budget.false_alarms_per_week,
+            "windows_s": drift.windows_s,
+            "pane_s": drift.pane_s,
+        },
+        "models": [document for model in models for document in model_documents(model)],
+        "incidents": incident_documents(models),
+        "traffic": joined_traffic([model.traffic for model in models]),
+        "sidecar": {
+            "chunks": sum(monitor.counts.merged for monitor in monitors),
+            "skipped": sum(monitor.counts.duplicate for monitor in monitors),
+            "bad": sum(monitor.counts.broken + monitor.counts.foreign for monitor in monitors),
+            "late_rows": sum(model.timeline.late for model in models),
+            "future_rows": sum(model.timeline.future for model in models),
+        },
+    }
 
 
 def state_of(models: Sequence[ModelMonitor], settings: DriftSettings, wall_ms: int) -> tuple[str, int | None, str]:
@@ -100,8 +134,8 @@ def _version(model: ModelMonitor, watch: VersionWatch) -> Document:
         ],
         "columns": [] if reference is None else _columns(watch, reference, model.settings),
         "segments": [] if reference is None else _segments(watch, reference),
-        "performance": None,
-        "labels": None,
+        "performance": _performance(model, watch),
+        "labels": _labels(model),
         "quality": _quality(watch),
     }
 
@@ -187,6 +221,54 @@ def _segments(watch: VersionWatch, reference: Reference) -> list[Document]:
     ]
 
 
+def _performance(model: ModelMonitor, watch: VersionWatch) -> Document | None:
+    looks = [look for (_, segment), look in sorted(watch.latest.items()) if segment == ALL]
+    windows, name = [], None
+    for look in looks:
+        tally = model.tally(watch.identity.version, look)
+        if tally is None:
+            continue
+        realised = main_metric(metrics(tally.realised))
+        estimated = main_metric(metrics(tally.estimated)) if tally.expected.sums["rows"] else None
+        name = name or (realised or estimated or (None,))[0]
+        windows.append(
+            {
+                "window_s": look.due.window_s,
+                "realised": None if realised is None else realised[1].value,
+                "low": None if realised is None else realised[1].low,
+                "high": None if realised is None else realised[1].high,
+                "estimated": None if estimated is None else estimated[1].value,
+                "labels": round(tally.realised.sums["rows"]),
+            }
+        )
+    if name is None:
+        return None
+    baseline = watch.reference.document.performance.get(name) if watch.reference is not None else None
+    history = model.performance_history.get(watch.identity.version)
+    return {
+        "metric": name,
+        "windows": windows,
+        "history": {"end_ms": [], "realised": [], "estimated": []} if history is None else history.document(),
+        "baseline": baseline,
+    }
+
+
+def _labels(model: ModelMonitor) -> Document | None:
+    if model.outcomes is None:
+        return None
+    figures, counts = model.outcomes.join.figures(), model.outcomes.join.counts
+    return {
+        "coverage": figures.coverage,
+        "delay_p50_s": None if figures.delay_p50_ms is None else figures.delay_p50_ms / 1000,
+        "delay_p90_s": None if figures.delay_p90_ms is None else figures.delay_p90_ms / 1000,
+        "joined": counts["joined"],
+        "waiting": figures.waiting,
+        "duplicate": counts["duplicate"] + counts["contradicting"],
+        "unmatched": counts["unmatched"],
+        "malformed": counts["malformed"],
+    }
+
+
 def _quality(watch: VersionWatch) -> Document:
     looks = [look for (_, segment), look in sorted(watch.latest.items()) if segment == ALL]
     if not looks:
@@ -267,7 +349,7 @@ def _cells(reference: Reference, look: Look, i: int) -> list[Document]:
     counts = look.pane.profile.counts[i]
     now = counts / max(counts.sum(), 1)
     found: list[Document] = []
-    for cell, (label, low, high) in enumerate(_labels(column)):
+    for cell, (label, low, high) in enumerate(_cell_labels(column)):
         found.append({"label": label, "low": low, "high": high, "reference": before[cell], "current": now[cell]})
     for cell, label in ((OTHER, "other"), (UNSEEN, "unseen"), (MISSING, "missing")):
         if before[cell] > 0 or now[cell] > 0:
@@ -275,7 +357,7 @@ def _cells(reference: Reference, look: Look, i: int) -> list[Document]:
     return found
 
 
-def _labels(column: ColumnReference) -> Iterable[tuple[str, float | None, float | None]]:
+def _cell_labels(column: ColumnReference) -> Iterable[tuple[str, float | None, float | None]]:
     if column.kind == "categorical":
         return [(name, None, None) for name in column.categories]
     bounds: list[float | None] = [None, *column.edges, None]

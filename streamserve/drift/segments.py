@@ -47,6 +47,15 @@ class Segments:
         """Segments to be compared for fairness, one list per protected feature."""
         return [list(split.names.values()) for split in self._splits if split.protected]
 
+    def codes(self, columns: Mapping[str, SampledColumn], n: int) -> Index:
+        """Per row and segmented feature the position of its segment in `names`, 0 where it is in none: int[n, s]."""
+        names = {name: i for i, name in enumerate(self.names)}
+        found = np.zeros((n, max(len(self._splits), 1)), dtype=np.intp)
+        for name, rows in self.of(columns, n)[1:]:
+            split = next(i for i, each in enumerate(self._splits) if name in each.names.values())
+            found[rows, split] = names[name]
+        return found
+
     def of(self, columns: Mapping[str, SampledColumn], n: int) -> list[tuple[str, Index]]:
         """Rows of every segment that has any, that of all rows first."""
         found: list[tuple[str, Index]] = [(ALL, np.arange(n))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,21 +51,27 @@ class Traffic:
         for old in [n for n in self._slices if n <= now - SLICES]:
             del self._slices[old]
 
-    def document(self) -> dict[str, list[object]]:
-        """Columns for the page; the newest slice is left out while it may be filling."""
-        numbers = sorted(self._slices)[:-1]
-        held = [self._slices[number] for number in numbers]
-        return {
-            "wall_ms": [(number + 1) * SLICE_MS for number in numbers],
-            "events_per_s": [round(each.consumed * 1000 / SLICE_MS, 1) for each in held],
-            "rejects_per_s": [round(each.rejected * 1000 / SLICE_MS, 2) for each in held],
-            "latency_p50_ms": [_percentile(each.latencies, 0.5) for each in held],
-            "latency_p99_ms": [_percentile(each.latencies, 0.99) for each in held],
-        }
+    def slices(self) -> dict[int, _Slice]:
+        """What is held, by number."""
+        return self._slices
 
     def newest_ms(self) -> int | None:
         """When the newest chunk was written."""
         return max(self._slices) * SLICE_MS if self._slices else None
+
+
+def joined_traffic(parts: Sequence[Traffic]) -> dict[str, list[object]]:
+    """The traffic of several models in columns for the page; the newest slice is left out while it may be filling."""
+    numbers = sorted({number for part in parts for number in part.slices()})[:-1]
+    held = [[part.slices()[number] for part in parts if number in part.slices()] for number in numbers]
+    latencies = [np.sum([each.latencies for each in group], axis=0) for group in held]
+    return {
+        "wall_ms": [(number + 1) * SLICE_MS for number in numbers],
+        "events_per_s": [round(sum(each.consumed for each in group) * 1000 / SLICE_MS, 1) for group in held],
+        "rejects_per_s": [round(sum(each.rejected for each in group) * 1000 / SLICE_MS, 2) for group in held],
+        "latency_p50_ms": [_percentile(each, 0.5) for each in latencies],
+        "latency_p99_ms": [_percentile(each, 0.99) for each in latencies],
+    }
 
 
 def _percentile(latencies: I64, share: float) -> float | None:

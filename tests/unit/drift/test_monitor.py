@@ -6,10 +6,12 @@ import functools
 import json
 
 import numpy as np
+import orjson
 import pytest
 
 from streamserve.drift.chunk import encode
 from streamserve.drift.monitor import Monitor
+from streamserve.drift.overview import column_document, overview
 from streamserve.drift.segments import ALL
 from tests.unit.drift.streams import MODEL, START_MS, VERSION, Fixed, Stream, reference, settings
 
@@ -158,3 +160,101 @@ def test_a_million_categories_do_not_grow_the_state():
     version = watch.models[MODEL].versions[VERSION]
     assert len(version.gathered.rings) == 6
     assert version.latest[60, ALL].verdict.drifted[frozen().names.index("colour")]
+
+
+def label(stream, i, wrong=False, delay_ms=5000):
+    value = int(stream.x[i] >= 0) ^ int(wrong)
+    event = f"{stream.partition[i]}-{stream.offset[i]}"
+    return json.dumps({"id": event, "label": value, "ts": int(stream.time_ms[i]) + delay_ms}).encode()
+
+
+def with_labels(errors_after_s, *, seconds=1500, seed=11, rate=(0.1, 0.4)):
+    """The stream's chunks, and after each of them the labels of the chunk before."""
+    stream = Stream(seconds, 50, seed=seed)
+    rng = np.random.default_rng(seed)
+    later = stream.time_ms >= START_MS + errors_after_s * 1000
+    wrong = rng.random(stream.n) < np.where(later, rate[1], rate[0])
+    watch = Monitor(settings(labels={"output": "p"}), Fixed(frozen()))
+    found = []
+    for offset, start in enumerate(range(0, stream.n - 249, 250)):
+        found += feed(watch, [stream.chunk(start, start + 250)], offset)
+        if start:
+            first = start - 250
+            watch.labels([(0, i, label(stream, i, wrong[i])) for i in range(first, start)])
+    return watch, documents(found), stream
+
+
+def test_labels_give_performance_by_window_and_more_errors_open_an_incident():
+    watch, found, _ = with_labels(900)
+    performance = [each for each in found if each["kind"] == "performance" and each["window_s"] == 600]
+    assert performance[2]["realised"]["accuracy"]["value"] == pytest.approx(0.9, abs=0.02)
+    assert performance[-1]["realised"]["accuracy"]["value"] < 0.75
+    alerts = [each for each in found if each["kind"] == "alert"]
+    assert alerts[0]["severity"] == "critical"
+    assert {reason["kind"] for reason in alerts[0]["reasons"]} == {"concept"}
+    assert 0 < alerts[0]["at_ms"] - START_MS - 900_000 <= 60_000
+    outcomes = watch.models[MODEL].outcomes
+    assert outcomes.join.counts["joined"] > 74_000 * 0.9
+
+
+def test_labels_of_a_model_that_stays_as_good_page_nobody():
+    _, found, _ = with_labels(1e9, seed=12)
+    assert [each for each in found if each["kind"] == "alert"] == []
+
+
+def test_odd_labels_are_counted_and_never_fatal():
+    watch, _, stream = with_labels(1e9, seconds=60, seed=13)
+    join = watch.models[MODEL].outcomes.join
+    before = dict(join.counts)
+    again = label(stream, 300)
+    watch.labels([(0, 9000 + i, data) for i, data in enumerate([None, b"{", b"[]", b'{"id":1}', again, again])])
+    assert join.counts["malformed"] - before["malformed"] == 4
+    seconds = join.counts["duplicate"] + join.counts["contradicting"]
+    assert seconds - before["duplicate"] - before["contradicting"] >= 1
+
+
+def test_an_incident_that_lasts_asks_for_training_once():
+    config = settings(retrain={"after_s": 100})
+    watch = Monitor(config, Fixed(frozen()))
+    stream = Stream(1200, 50, seed=14, shift=1.0, shift_at_s=300)
+    asked = [each for each in documents(feed(watch, stream.chunks(250))) if each["kind"] == "retrain"]
+    assert len(asked) == 1
+    assert asked[0]["evidence"]["incident"]["alert"] in {"opened", "worsened"}
+
+
+def test_rows_worth_a_label_are_marked_within_the_budget():
+    config = settings(labelling={"per_hour": 60, "diversity": 0.5})
+    watch = Monitor(config, Fixed(frozen()))
+    stream = Stream(1200, 50, seed=15)
+    marked = [each for each in documents(feed(watch, stream.chunks(250))) if each["kind"] == "label_request"]
+    assert 8 <= sum(each["why"] == "unlike" for each in marked) <= 11  # 1200 s at 30 an hour
+    assert len({each["id"] for each in marked}) == len(marked)
+
+
+def test_the_page_has_everything_in_json():
+    watch, _, stream = with_labels(900)
+    model = watch.models[MODEL]
+    watch_s = int(stream.time_ms[-1])
+    document = json.loads(orjson.dumps(overview([watch], watch.settings, watch_s), option=orjson.OPT_SERIALIZE_NUMPY))
+    assert document["state"] == "alarm"
+    assert document["models"][0]["columns"][0]["rank"] == 1
+    assert {each["name"] for each in document["models"][0]["columns"]} == set(frozen().names)
+    assert document["models"][0]["labels"]["coverage"] > 0.9
+    assert document["incidents"][0]["cleared_ms"] is None
+    column = column_document(model, VERSION, 600, ALL, "x")
+    assert sum(each["current"] for each in column["cells"]) == pytest.approx(1)
+    assert len(column["history"]["end_ms"]) > 10
+    assert column_document(model, VERSION, 600, ALL, "nobody") is None
+
+
+def test_states_of_the_page_follow_from_what_came():
+    watch = Monitor(settings(), Fixed())
+    assert overview([watch], watch.settings, 0)["state"] == "empty"
+    stream = Stream(60, 50, seed=16)
+    feed(watch, stream.chunks(250))
+    newest = int(stream.time_ms[-1])
+    assert overview([watch], watch.settings, newest)["state"] == "learning"
+    assert overview([watch], watch.settings, newest + 500_000)["state"] == "stale"
+    watch = monitor()
+    feed(watch, stream.chunks(250))
+    assert overview([watch], watch.settings, newest)["state"] == "ok"

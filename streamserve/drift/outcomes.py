@@ -1,0 +1,293 @@
+"""What came true: labels joined with samples, performance by window and segment, detectors on the errors.
+
+One per model. Its clock is the model's watermark, for predictions and labels alike, so that a replay of a year in
+minutes joins like the year did. Panes of performance lie at the event time of the prediction: a label that comes days
+later corrects the pane of then, while its window is held.
+
+After a restart predictions and labels are read again, and joined again; `quiet` pairs, whose labels were already read
+in the earlier life, fill the panes but are not fed to the detectors a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamserve.batch import F64, I64
+from streamserve.config.drift_settings import DriftSettings, LabelSettings
+from streamserve.drift.adwin import Adwin, AdwinSettings
+from streamserve.drift.cells import probability_name
+from streamserve.drift.chunk import SampledColumn, TextColumn
+from streamserve.drift.detectors import confidence_for
+from streamserve.drift.expected import estimate, expect, scores_of
+from streamserve.drift.gathered import Rows
+from streamserve.drift.hddm import HddmA, HddmSettings
+from streamserve.drift.incidents import Signal
+from streamserve.drift.label_join import JoinSettings, LabelJoin, Predictions
+from streamserve.drift.labels import LabelDecoder
+from streamserve.drift.pairs import Pairs
+from streamserve.drift.performance import Performance
+from streamserve.drift.segments import ALL
+from streamserve.drift.task import Task
+from streamserve.drift.version_watch import VersionWatch
+from streamserve.drift.windows import Ring
+
+WEEK_S = 604_800.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Performance of one slot: what labels say, what was expected of those rows, and of all rows."""
+
+    realised: Performance
+    expected_of_labelled: Performance
+    expected: Performance
+
+    @classmethod
+    def empty(cls, task: Task) -> Tally:
+        """No rows."""
+        return cls(Performance.empty(task), Performance.empty(task), Performance.empty(task))
+
+    def add(self, other: Tally) -> None:
+        """Take in other rows."""
+        self.realised.add(other.realised)
+        self.expected_of_labelled.add(other.expected_of_labelled)
+        self.expected.add(other.expected)
+
+    def copy(self) -> Tally:
+        """The same, to be added to on its own."""
+        return Tally(self.realised.copy(), self.expected_of_labelled.copy(), self.expected.copy())
+
+    @property
+    def estimated(self) -> Performance:
+        """The best estimate for all rows."""
+        return estimate(self.expected, self.expected_of_labelled, self.realised)
+
+
+@dataclass(slots=True)
+class VersionOutcomes:
+    """Of one version: its rings by window and segment, its detectors, what they said since the last look."""
+
+    watch: VersionWatch
+    task: Task
+    rings: dict[tuple[float, str], Ring[Tally]]
+    adwin: Adwin
+    hddm: HddmA
+    signals: list[Signal] = field(default_factory=list)
+
+
+class Outcomes:
+    """Labels and performance of one model.
+
+    Args:
+        settings: the drift block, with labels.
+        labels: its labels.
+    """
+
+    def __init__(self, settings: DriftSettings, labels: LabelSettings) -> None:
+        self._settings = settings
+        self._labels = labels
+        reorder_ms = round(settings.pane_s * 1000)
+        self.join = LabelJoin(
+            JoinSettings(wait_ms=round(labels.wait_s * 1000), max_waiting=labels.max_waiting, reorder_ms=reorder_ms)
+        )
+        self._decoder = LabelDecoder(Task.of(labels, labels_width(labels)))
+        self.versions: dict[str, VersionOutcomes] = {}
+        self._restored: dict[str, dict[str, Any]] = {}
+        self._read: dict[int, int] = {}
+        self._known_up_to: dict[int, int] = {}
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    def predicted(self, watch: VersionWatch, rows: Rows, now_ms: int) -> None:
+        """Take in sampled predictions."""
+        outputs = self._outputs(rows.columns, len(rows))
+        if outputs is None or not len(rows):
+            return
+        version = self._version(watch, outputs.shape[1])
+        weight = np.ldexp(1.0, rows.level)
+        groups = watch.segments.codes(rows.columns, len(rows))
+        self.join.predicted(
+            Predictions(
+                version=watch.identity.version,
+                id=rows.id,
+                event_time_ms=rows.event_time_ms,
+                weight=weight,
+                outputs=outputs,
+                groups=groups,
+            ),
+            now_ms,
+        )
+        calibration = watch.reference.calibration if watch.reference is not None else None
+        if calibration is not None and scores_of(version.task, outputs) is not None:
+            empty = Performance.empty(version.task)
+            for slot, mine in self._slots(rows.event_time_ms):
+                for name, some in self._members(watch, groups, mine):
+                    expected = expect(version.task, outputs[some], weight[some], calibration)
+                    self._put(version, name, slot, Tally(empty.copy(), empty.copy(), expected), now_ms)
+
+    def labelled(self, records: Sequence[tuple[int, int, bytes | None]], now_ms: int) -> None:
+        """Take in messages of the labels topic: partition, offset and value of each."""
+        self.join.labelled([self._decoder.decode(data) for _, _, data in records], now_ms)
+        for partition, offset, _ in records:
+            self._read[partition] = max(offset + 1, self._read.get(partition, 0))
+
+    def release(self, now_ms: int) -> None:
+        """Let joined pairs go into panes and detectors, in the order of their events."""
+        for pairs in self.join.release(now_ms, everything=self.rereading):
+            version = self.versions.get(pairs.version)
+            if version is not None:
+                self._merge(version, pairs, now_ms)
+                if not self.rereading:
+                    self._detect(version, pairs)
+
+    @property
+    def rereading(self) -> bool:
+        """Whether labels of an earlier life are being read again."""
+        return any(self._read.get(partition, 0) < position for partition, position in self._known_up_to.items())
+
+    # -- out -----------------------------------------------------------------------------------------------------
+
+    def signals(self, version: str) -> list[Signal]:
+        """What the detectors said since the last time."""
+        found = self.versions.get(version)
+        if found is None:
+            return []
+        said, found.signals = found.signals, []
+        return said
+
+    def tally(self, version: str, window_s: float, segment: str, end_ms: int) -> Tally | None:
+        """Performance in the window that ends then."""
+        found = self.versions.get(version)
+        ring = found.rings.get((window_s, segment)) if found is not None else None
+        if found is None or ring is None:
+            return None
+        whole = Tally.empty(found.task)
+        for part in ring.window(ring.slot_of(end_ms) - 1):
+            whole.add(part)
+        return whole
+
+    def to_document(self) -> dict[str, Any]:
+        """JSON: detectors and how far labels were read."""
+        return {
+            "labels": {str(partition): position for partition, position in self._read.items()},
+            "detectors": {
+                name: {"adwin": each.adwin.to_document(), "hddm": each.hddm.to_document()}
+                for name, each in self.versions.items()
+            },
+        }
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Go on from what `to_document` gave."""
+        self._known_up_to = {int(partition): int(position) for partition, position in document["labels"].items()}
+        self._restored = dict(document["detectors"])
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, columns: Mapping[str, SampledColumn], n: int) -> F64 | None:
+        """The compared output, float64[n, k]; None when the rows do not have it."""
+        name = probability_name(self._labels, columns)
+        column = columns.get(name) if name is not None else None
+        if column is None or isinstance(column, TextColumn):
+            return None
+        return column.astype(np.float64, copy=False).reshape(n, -1)
+
+    def _version(self, watch: VersionWatch, width: int) -> VersionOutcomes:
+        name = watch.identity.version
+        found = self.versions.get(name)
+        if found is not None and found.watch is watch:
+            return found
+        settings = self._settings
+        adwin, hddm = self._detectors(watch)
+        found = VersionOutcomes(
+            watch=watch,
+            task=Task.of(self._labels, width),
+            rings={
+                (window_s, segment): Ring(window_s, settings.pane_s)
+                for window_s in settings.windows_s
+                for segment in watch.segments.names
+            },
+            adwin=adwin,
+            hddm=hddm,
+        )
+        self.versions[name] = found
+        for gone in [each for each in self.versions if each not in self._alive(name)]:
+            del self.versions[gone]
+        return found
+
+    def _alive(self, newest: str) -> set[str]:
+        """The versions of which predictions come; at most eight, the newest one among them."""
+        ranked = sorted(self.versions, key=lambda name: -self.versions[name].watch.newest_ms)
+        return {newest, *ranked[:8]}
+
+    def _detectors(self, watch: VersionWatch) -> tuple[Adwin, HddmA]:
+        before = self._restored.pop(watch.identity.version, None)
+        if before is not None:
+            return Adwin.from_document(before["adwin"]), HddmA.from_document(before["hddm"])
+        budget = watch.decider.budget.detectors_per_week() / 2
+        rate = watch.reference.document.rows_per_s if watch.reference is not None else None
+        most = self._settings.samples_per_s
+        per_s = min(float(each) for each in (rate, most, 1e6) if isinstance(each, int | float))
+        sure = {kind: confidence_for(budget, per_s * WEEK_S, detector=kind) for kind in ("adwin", "hddm_a")}
+        drift = sure["hddm_a"]
+        return Adwin(AdwinSettings(delta=sure["adwin"])), HddmA(HddmSettings(drift=drift, warning=min(5 * drift, 0.5)))
+
+    def _merge(self, version: VersionOutcomes, pairs: Pairs, now_ms: int) -> None:
+        watch, task = version.watch, version.task
+        calibration = watch.reference.calibration if watch.reference is not None else None
+        for slot, mine in self._slots(pairs.event_time_ms):
+            for name, some in self._members(watch, pairs.groups, mine):
+                weight, outputs = pairs.weight[some], pairs.outputs[some]
+                realised = Performance.of(
+                    task, outputs, pairs.label[some], weight, value=pairs.value[some], clicked=pairs.clicked[some]
+                )
+                expected = Performance.empty(task)
+                if calibration is not None and scores_of(task, outputs) is not None:
+                    expected = expect(task, outputs, weight, calibration)
+                self._put(version, name, slot, Tally(realised, expected, Performance.empty(task)), now_ms)
+
+    def _detect(self, version: VersionOutcomes, pairs: Pairs) -> None:
+        errors = version.task.errors(pairs.outputs, pairs.label)
+        before = version.adwin.mean
+        hold_s = max(self._settings.windows_s)
+        found = []
+        if version.adwin.extend(errors) and version.adwin.mean > before:
+            found.append(("ADWIN", version.adwin.mean))
+        if version.hddm.extend(errors):
+            found.append(("HDDM-A", float(errors.mean())))
+            version.hddm.reset()
+        for name, rate in found:
+            detail = f"{name}: {rate:.1%} of the newest predictions are wrong, {before:.1%} before"
+            severity = max(rate / max(before, 1e-6), 1.0)
+            version.signals.append(
+                Signal(source="labels", subject="errors", severity=severity, hold_s=hold_s, detail=detail)
+            )
+
+    def _slots(self, times_ms: I64) -> list[tuple[int, I64]]:
+        """Panes, by the time at which each starts, and their rows."""
+        pane_ms = round(self._settings.pane_s * 1000)
+        panes = times_ms // pane_ms
+        return [(pane * pane_ms, np.flatnonzero(panes == pane)) for pane in np.unique(panes).tolist()]
+
+    @staticmethod
+    def _members(watch: VersionWatch, groups: I64, rows: I64) -> list[tuple[str, I64]]:
+        found = [(ALL, rows)]
+        for code, name in enumerate(watch.segments.names[1:], start=1):
+            some = rows[(groups[rows] == code).any(axis=1)]
+            if len(some):
+                found.append((name, some))
+        return found
+
+    @staticmethod
+    def _put(version: VersionOutcomes, segment: str, at_ms: int, tally: Tally, now_ms: int) -> None:
+        for (_, name), ring in version.rings.items():
+            if name == segment:
+                ring.add(ring.slot_of(at_ms), tally.copy(), ring.slot_of(now_ms))
+
+
+def labels_width(labels: LabelSettings) -> int:
+    """Outputs per row that labels are decoded for."""
+    return len(labels.classes) if labels.classes else 1
