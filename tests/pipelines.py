@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -42,8 +43,7 @@ def flights_folder(target: Path) -> str:
     shutil.copytree(FLIGHTS / "topics", target / "topics")
     shutil.copy(FLIGHTS / "streamserve.yaml", target)
     for path in [target / "streamserve.yaml", *(target / "topics").glob("*.yaml")]:
-        text = path.read_text().replace("flights.departures", f"{prefix}.departures")
-        text = text.replace("flights.predictions", f"{prefix}.predictions")
+        text = re.sub(r"\bflights\.(departures|predictions|samples|drift|labels)\b", rf"{prefix}.\1", path.read_text())
         text = text.replace("schemas/" + prefix, "schemas/flights")
         path.write_text(text.replace("pipeline: flights", f"pipeline: {prefix}"))
     return prefix
