@@ -9,21 +9,15 @@ import msgspec
 from streamserve.config.settings import PipelineSettings
 from streamserve.drift.chunk import ChunkError, SampleChunk, decode
 from streamserve.drift.events import Event, ReferenceLearned, State
+from streamserve.drift.figures import ChunkCounts, figures
 from streamserve.drift.model_monitor import ModelMonitor, References
-from streamserve.drift.reference import Document, Reference
+from streamserve.drift.overview import Document, column_document, overview
+from streamserve.drift.reference import Document as ReferenceDocument
+from streamserve.drift.reference import Reference
 from streamserve.errors import ConfigError
 
 MAX_MODELS = 100
 """Models watched in one partition; chunks of further ones are counted as foreign."""
-
-
-class ChunkCounts(msgspec.Struct, kw_only=True):
-    """Messages of the samples topic by what became of them."""
-
-    merged: int = 0
-    duplicate: int = 0
-    broken: int = 0
-    foreign: int = 0
 
 
 class Monitor:
@@ -44,7 +38,6 @@ class Monitor:
         self.models: dict[str, ModelMonitor] = {}
         self.counts = ChunkCounts()
         self.newest_broken = ""
-        self.changes = 0
 
     def restore(self, documents: Iterable[Mapping[str, object]]) -> int | None:
         """Take over from an earlier life.
@@ -67,7 +60,7 @@ class Monitor:
                 states[state.model] = state
             elif document.get("kind") == ReferenceLearned.kind:
                 each = msgspec.convert(content, ReferenceLearned)
-                reference = Reference.of(msgspec.convert(each.document, Document))
+                reference = Reference.of(msgspec.convert(each.document, ReferenceDocument))
                 learned.setdefault(each.model, {})[each.version] = reference
         offsets = [self._model(model).restore(state, learned.get(model, {})) for model, state in sorted(states.items())]
         return min(offsets, default=None)
@@ -94,7 +87,6 @@ class Monitor:
         if not self._ours(chunk):
             self.counts.foreign += 1
             return []
-        self.changes += 1
         model = self._model(chunk.model)
         before = model.counts.duplicates
         events = model.chunk(chunk, offset, wall_ms)
@@ -106,9 +98,21 @@ class Monitor:
 
     def labels(self, records: Sequence[tuple[int, int, bytes | None]]) -> None:
         """Take in messages of the labels topic: partition, offset and value of each."""
-        self.changes += 1
         for model in self.models.values():
             model.labels(records)
+
+    def overview(self, wall_ms: int) -> Document:
+        """What the page shows of these models."""
+        return overview(list(self.models.values()), self.counts, self.settings, wall_ms)
+
+    def column(self, model: str, version: str, window_s: float, segment: str, name: str) -> Document | None:
+        """One column in detail; None when it is not known."""
+        found = self.models.get(model)
+        return None if found is None else column_document(found, version, window_s, segment, name)
+
+    def metrics(self) -> Document:
+        """Figures for Prometheus: see `figures`."""
+        return figures(list(self.models.values()), self.counts)
 
     def _ours(self, chunk: SampleChunk) -> bool:
         return chunk.pipeline == self._pipeline and (chunk.model in self.models or len(self.models) < MAX_MODELS)

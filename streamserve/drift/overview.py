@@ -11,9 +11,9 @@ import numpy as np
 from streamserve.batch import F64
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.settings import PipelineSettings
+from streamserve.drift.figures import ChunkCounts
 from streamserve.drift.metrics import metrics
 from streamserve.drift.model_monitor import ModelMonitor
-from streamserve.drift.monitor import Monitor
 from streamserve.drift.ranking import Effects, effects_of, strength
 from streamserve.drift.reference import ColumnReference, Reference
 from streamserve.drift.retrain import main_metric
@@ -27,10 +27,9 @@ MAX_REJECTS = 20
 Document = dict[str, object]
 
 
-def overview(monitors: Sequence[Monitor], settings: PipelineSettings, wall_ms: int) -> Document:
+def overview(models: Sequence[ModelMonitor], counts: ChunkCounts, settings: PipelineSettings, wall_ms: int) -> Document:
     """Everything but the details of columns; what only the service knows is left out."""
     drift = settings.drift or DriftSettings()
-    models = [model for monitor in monitors for _, model in sorted(monitor.models.items())]
     state, since_ms, message = state_of(models, drift, wall_ms)
     return {
         "pipeline": settings.pipeline,
@@ -47,9 +46,9 @@ def overview(monitors: Sequence[Monitor], settings: PipelineSettings, wall_ms: i
         "incidents": incident_documents(models),
         "traffic": joined_traffic([model.traffic for model in models]),
         "sidecar": {
-            "chunks": sum(monitor.counts.merged for monitor in monitors),
-            "skipped": sum(monitor.counts.duplicate for monitor in monitors),
-            "bad": sum(monitor.counts.broken + monitor.counts.foreign for monitor in monitors),
+            "chunks": counts.merged,
+            "skipped": counts.duplicate,
+            "bad": counts.broken + counts.foreign,
             "late_rows": sum(model.timeline.late for model in models),
             "future_rows": sum(model.timeline.future for model in models),
         },

@@ -11,7 +11,6 @@ import pytest
 
 from streamserve.drift.chunk import encode
 from streamserve.drift.monitor import Monitor
-from streamserve.drift.overview import column_document, overview
 from streamserve.drift.segments import ALL
 from tests.unit.drift.streams import MODEL, START_MS, VERSION, Fixed, Stream, reference, settings
 
@@ -233,28 +232,27 @@ def test_rows_worth_a_label_are_marked_within_the_budget():
 
 def test_the_page_has_everything_in_json():
     watch, _, stream = with_labels(900)
-    model = watch.models[MODEL]
     watch_s = int(stream.time_ms[-1])
-    document = json.loads(orjson.dumps(overview([watch], watch.settings, watch_s), option=orjson.OPT_SERIALIZE_NUMPY))
+    document = json.loads(orjson.dumps(watch.overview(watch_s), option=orjson.OPT_SERIALIZE_NUMPY))
     assert document["state"] == "alarm"
     assert document["models"][0]["columns"][0]["rank"] == 1
     assert {each["name"] for each in document["models"][0]["columns"]} == set(frozen().names)
     assert document["models"][0]["labels"]["coverage"] > 0.9
     assert document["incidents"][0]["cleared_ms"] is None
-    column = column_document(model, VERSION, 600, ALL, "x")
+    column = watch.column(MODEL, VERSION, 600, ALL, "x")
     assert sum(each["current"] for each in column["cells"]) == pytest.approx(1)
     assert len(column["history"]["end_ms"]) > 10
-    assert column_document(model, VERSION, 600, ALL, "nobody") is None
+    assert watch.column(MODEL, VERSION, 600, ALL, "nobody") is None
 
 
 def test_states_of_the_page_follow_from_what_came():
     watch = Monitor(settings(), Fixed())
-    assert overview([watch], watch.settings, 0)["state"] == "empty"
+    assert watch.overview(0)["state"] == "empty"
     stream = Stream(60, 50, seed=16)
     feed(watch, stream.chunks(250))
     newest = int(stream.time_ms[-1])
-    assert overview([watch], watch.settings, newest)["state"] == "learning"
-    assert overview([watch], watch.settings, newest + 500_000)["state"] == "stale"
+    assert watch.overview(newest)["state"] == "learning"
+    assert watch.overview(newest + 500_000)["state"] == "stale"
     watch = monitor()
     feed(watch, stream.chunks(250))
-    assert overview([watch], watch.settings, newest)["state"] == "ok"
+    assert watch.overview(newest)["state"] == "ok"
