@@ -1,0 +1,253 @@
+"""One partition of the samples topic that this process owns: its monitor, its publisher, and its rebuild.
+
+The life of an object is one ownership: fence earlier owners, restore, rebuild, then chunks, labels and ticks one after
+the other, and after the first failure nothing any more. Whatever fails, fencing included, ends it; the keeper may then
+open a new one, which reads from the topics what was published and what was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+
+from streamserve.clock import Clock
+from streamserve.kafka.reading import StoredRecord
+from streamserve.sidecar.contracts import Document, Event, Monitor, TopicRole
+from streamserve.sidecar.publisher import KIND_HEADER, MEMORY_KINDS, Publisher
+from streamserve.sidecar.recovery import Recovery, SamplesTail
+from streamserve.telemetry.logs import Log
+
+CHECKPOINT_S = 3600.0
+BATCH_EVENTS = 256
+"""Events of a rebuild that share a transaction, about."""
+MAX_REFERENCES = 64
+"""Learned references kept for checkpoints."""
+OWN_KIND = b"label_request"
+"""Records of the samples topic that we wrote ourselves."""
+
+T = TypeVar("T")
+
+
+class Released(Exception):
+    """The partition was given up meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an owned partition is made of.
+
+    Attributes:
+        make_monitor: a monitor that knows nothing yet.
+        publisher: publishes.
+        recovery: reads what came before.
+        closed: set when the partition is given up; ends the recovery.
+        progress: called whenever something was merged or read.
+    """
+
+    make_monitor: Callable[[], Monitor]
+    publisher: Publisher
+    recovery: Recovery
+    closed: threading.Event
+    progress: Callable[[], None]
+
+
+class OwnedPartition:
+    """One ownership of one partition, on the event loop.
+
+    Args:
+        number: of the partition.
+        parts: what it works with.
+    """
+
+    def __init__(self, number: int, parts: Parts, clock: Clock, log: Log) -> None:
+        self.number = number
+        self.next_offset = 0
+        self.rebuild_s = 0.0
+        self._published = 0
+        self.failures = 0
+        self._parts = parts
+        self._clock = clock
+        self._log = log.bind(samples_partition=number)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"samples-{number}")
+        self._turn = asyncio.Lock()
+        self._ready = asyncio.Event()
+        self._closed = parts.closed
+        self._monitor = parts.make_monitor()
+        self._labels: dict[int, int] = {}
+        self._memory: dict[tuple[str, bytes, str], Event] = {}
+        self._checkpoint_s = clock.monotonic_s()
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The monitor, once it is rebuilt and as long as this is owned."""
+        return self._monitor if self.ready else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes what comes."""
+        return self._ready.is_set() and not self._closed.is_set()
+
+    async def open(self) -> None:
+        """Take over and rebuild. Raises: StreamServeError, and whatever the monitor raises."""
+        started_s = self._clock.monotonic_s()
+        async with self._turn:
+            tail = await self._aside(self._rebuild)
+        if self._closed.is_set():
+            raise Released
+        self.next_offset, self._labels = tail.next_offset, tail.labels
+        self.rebuild_s = self._clock.monotonic_s() - started_s
+        self._ready.set()
+        self._log.info("partition_rebuilt", next_offset=self.next_offset, seconds=round(self.rebuild_s, 3))
+
+    def take_published(self) -> int:
+        """How many events were published since the last call."""
+        taken, self._published = self._published, 0
+        return taken
+
+    async def settled(self) -> None:
+        """Wait until it is ready or closed."""
+        await self._ready.wait()
+
+    async def chunk(self, offset: int, kind: bytes | None, value: bytes) -> None:
+        """Merge a record of the samples topic; what the rebuild has seen is passed over. Raises: StreamServeError."""
+        async with self._turn:
+            if not self.ready or offset < self.next_offset:
+                return
+            events: Sequence[Event] = ()
+            if kind != OWN_KIND:
+                events = self._judge(lambda: self._monitor.chunk(value, offset, self._clock.epoch_ms()))
+            await self._publish(events)
+            self.next_offset = offset + 1
+            self._parts.progress()
+
+    async def labels(self, records: Sequence[StoredRecord]) -> None:
+        """Take labels; those of the rebuild are passed over. Raises: StreamServeError."""
+        async with self._turn:
+            if not self.ready:
+                return
+            wall_ms = self._clock.epoch_ms()
+            events: list[Event] = []
+            for record in records:
+                if record.offset >= self._labels.get(record.partition, 0):
+                    events += self._label(record, wall_ms)
+            await self._publish(events)
+
+    async def tick(self) -> None:
+        """Time passes. Raises: StreamServeError."""
+        async with self._turn:
+            if not self.ready:
+                return
+            await self._publish(self._judge(lambda: self._monitor.tick(self._clock.epoch_ms())))
+            if self._memory and self._clock.monotonic_s() - self._checkpoint_s > CHECKPOINT_S:
+                self._checkpoint_s = self._clock.monotonic_s()
+                events = list(self._memory.values())
+                await self._aside(lambda: self._parts.publisher.publish(events, checkpoint=True))
+
+    def close(self) -> None:
+        """Stop at once; nothing is published any more. Idempotent, never blocks."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._ready.set()
+        self._executor.submit(self._parts.publisher.close)
+        self._executor.shutdown(wait=False)
+
+    async def _publish(self, events: Sequence[Event]) -> None:
+        if events:
+            await self._aside(lambda: self._publish_now(events))
+
+    def _publish_now(self, events: Iterable[Event]) -> None:
+        events = list(events)
+        if not events or self._closed.is_set():
+            return
+        self._parts.publisher.publish(events)
+        self._published += len(events)
+        for event in events:
+            if event.kind in MEMORY_KINDS:
+                self._remember(event.kind, event.key, str(getattr(event, "version", "")), event)
+
+    def _remember(self, kind: str, key: bytes, version: str, event: Event) -> None:
+        identity = (kind, key, version if kind == "reference" else "")
+        self._memory.pop(identity, None)
+        references = [known for known in self._memory if known[0] == "reference"]
+        if kind == "reference" and len(references) >= MAX_REFERENCES:
+            del self._memory[references[0]]
+        self._memory[identity] = event
+
+    def _rebuild(self) -> SamplesTail:
+        """In the executor's thread, which alone uses the monitor meanwhile."""
+        parts, wall_ms = self._parts, self._clock.epoch_ms()
+        parts.publisher.open()
+        parts.progress()
+        memory = parts.recovery.memory(wall_ms)
+        parts.progress()
+        for document in memory.documents:
+            event = _Remembered(document)
+            self._remember(event.kind, event.key, event.version, event)
+        tail = parts.recovery.samples(self._restore(memory.documents))
+        pending: list[Event] = []
+        for record in tail.records(wall_ms):
+            pending += self._rebuild_one(record, is_label=record.topic == parts.recovery.labels_topic)
+            if len(pending) >= BATCH_EVENTS:
+                self._publish_now(pending)
+                pending = []
+            parts.progress()
+        self._publish_now(pending)
+        return tail
+
+    def _restore(self, documents: Sequence[Document]) -> int | None:
+        """Where to rebuild from. Memory that makes no sense is told and left: better a page twice than none ever."""
+        try:
+            return self._monitor.restore(documents)
+        except Exception as error:
+            self._log.failure("memory_unusable", error, documents=len(documents))
+            self._monitor = self._parts.make_monitor()
+            return None
+
+    def _rebuild_one(self, record: StoredRecord, *, is_label: bool) -> Iterable[Event]:
+        if is_label:
+            return self._label(record, record.timestamp_ms)
+        if dict(record.headers).get(KIND_HEADER) == OWN_KIND:
+            return ()
+        return self._judge(lambda: self._monitor.chunk(record.value or b"", record.offset, record.timestamp_ms))
+
+    def _label(self, record: StoredRecord, wall_ms: int) -> list[Event]:
+        return self._judge(lambda: self._monitor.label(record.value or b"", wall_ms))
+
+    def _judge(self, call: Callable[[], Iterable[Event]]) -> list[Event]:
+        """What the monitor says. It never raises; should it all the same, one record is lost and not the rest."""
+        try:
+            return list(call())
+        except Exception as error:
+            self.failures += 1
+            if self.failures.bit_count() == 1:  # the first, the second, the fourth, ...
+                self._log.failure("monitor_failed", error, times=self.failures)
+            return []
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        """A blocking call in the partition's own thread. Raises: Released."""
+        if self._closed.is_set():
+            raise Released
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+class _Remembered:
+    """A record of an earlier owner, as an event that a checkpoint repeats."""
+
+    topic_role: TopicRole = "reports"
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.kind = str(document.get("kind", ""))
+        self.version = str(document.get("version", ""))
+        self.key = str(document.get("model", "")).encode()
+
+    def json(self) -> bytes:
+        """The record's value."""
+        return orjson.dumps(self._document)

@@ -1,0 +1,129 @@
+"""What a partition's monitor says, published in transactions: alert, report and state together or not at all.
+
+One transactional producer per partition of the samples topic, its id made of the pipeline and the partition. Opening
+it fences every earlier owner, so that of two sidecars which both believe to own a partition only the younger one is
+heard: a page goes out once. Everything lands in one partition of each topic, the samples partition's number modulo
+their count, where a successor finds it in order. Nothing is retried here beyond what the client retries itself: after
+an error the outcome may be unknown, and the owner starts over from the topics, which know it.
+
+Blocking; call it from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaException
+
+from streamserve.clock import Clock
+from streamserve.config.drift_topics import DriftTopics
+from streamserve.config.settings import PipelineSettings
+from streamserve.errors import SinkError
+from streamserve.kafka.clients import Properties, producer_properties
+from streamserve.kafka.errors import sink_error
+from streamserve.kafka.transactional import ProducerSlot
+from streamserve.sidecar.contracts import Event
+from streamserve.telemetry.logs import Log
+
+PARTITION_HEADER = "samples-partition"
+KIND_HEADER = "kind"
+CHECKPOINT_HEADER = "checkpoint"
+"""On the records of a checkpoint: `first` on the first of them, `more` on the others."""
+MEMORY_KINDS = frozenset({"state", "reference"})
+"""Kinds that a successor starts from."""
+FLUSH_TIMEOUT_S = 30.0
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a partition's events go.
+
+    Attributes:
+        pipeline: names the transactional id.
+        partition: of the samples topic.
+        topics: by name.
+        counts: partitions per topic.
+    """
+
+    pipeline: str
+    partition: int
+    topics: DriftTopics
+    counts: Mapping[str, int]
+
+    @property
+    def transactional_id(self) -> str:
+        """The same for every owner of this partition."""
+        return f"{self.pipeline}.sidecar.{self.partition}"
+
+    def place(self, role: str) -> tuple[str, int]:
+        """Topic and partition for events of a role."""
+        topics = {"reports": self.topics.reports, "alerts": self.topics.alerts, "samples": self.topics.samples}
+        return topics[role], self.partition % self.counts[topics[role]]
+
+
+class Publisher:
+    """Publishes the events of one partition.
+
+    Args:
+        settings: the pipeline.
+        destination: where events go.
+    """
+
+    def __init__(self, settings: PipelineSettings, destination: Destination, clock: Clock, log: Log) -> None:
+        self._settings = settings
+        self._destination = destination
+        self._slot = ProducerSlot(self._properties, destination.transactional_id, clock, log)
+
+    def open(self) -> None:
+        """Fence earlier owners and end what they left open. Raises: SinkError, BrokerUnavailable."""
+        self._slot.renew()
+
+    def publish(self, events: Iterable[Event], *, checkpoint: bool = False) -> None:
+        """Publish events in one transaction.
+
+        Args:
+            events: in this order, per topic.
+            checkpoint: they are everything that a successor starts from.
+
+        Raises:
+            Fenced: another owner has taken over.
+            SinkError: it failed; whether it was published is known to the topics only.
+        """
+        # Never a new client here, whatever the old one went through: initialising it would fence the rightful owner.
+        slot = self._slot
+        slot.call("begin_transaction")
+        for number, event in enumerate(events):
+            self._produce(event, self._headers(event, number, checkpoint=checkpoint))
+        self._flush()
+        slot.call("commit_transaction")  # fails when a record was not delivered
+
+    def close(self) -> None:
+        """Let the client go; what it has open is ended by the next owner."""
+        self._slot.discard()
+
+    def _produce(self, event: Event, headers: Headers) -> None:
+        topic, partition = self._destination.place(event.topic_role)
+        try:
+            self._slot.producer.produce(topic, event.json(), event.key, partition, headers=list(headers))
+        except KafkaException as exception:
+            raise sink_error(exception, f"produce {event.kind} ({self._slot.name})") from exception
+
+    def _flush(self) -> None:
+        try:
+            left = self._slot.producer.flush(FLUSH_TIMEOUT_S)
+        except KafkaException as exception:  # a fatal error comes out of whatever call is made next
+            raise sink_error(exception, f"flush ({self._slot.name})") from exception
+        if left:
+            raise SinkError(f"{left} records were not delivered within {FLUSH_TIMEOUT_S:.0f} s", retryable=True)
+
+    def _headers(self, event: Event, number: int, *, checkpoint: bool) -> Headers:
+        headers = [(KIND_HEADER, event.kind.encode()), (PARTITION_HEADER, b"%d" % self._destination.partition)]
+        if checkpoint:
+            headers.append((CHECKPOINT_HEADER, b"more" if number else b"first"))
+        return headers
+
+    def _properties(self, name: str) -> Properties:
+        return producer_properties(self._settings, transactional_id=name)
