@@ -68,13 +68,17 @@ class App {
   }
 
   take(overview) {
-    const first = this.overview === null;
+    if (this.overview === null) {
+      this.painter.onDone = () => {
+        performance.mark("interactive");
+        this.painter.onDone = () => {};
+      };
+    }
     this.overview = { ...overview, models: overview.models ?? [], incidents: overview.incidents ?? [] };
     this.heardAt = performance.now();
     this.settle();
     this.traffic.paint(this.overview);
     this.painter.all();
-    if (first) requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("interactive")));
   }
 
   /** What the reader's choice means for these data. */
@@ -123,7 +127,7 @@ class App {
     this.view.set({ column: column.name, window: "", segment: "" }, { push: open });
     if (open) {
       scrollTo(0, 0);
-      this.detail.title.focus({ preventScroll: true });
+      this.detail.focusing = true;
     }
   }
 

@@ -42,7 +42,7 @@ export class LineChart {
     this.plot = h("div", { class: "plot" });
     this.plot.style.height = `${height}px`;
     this.hollow = h("p", { class: "hollow", hidden: true, text: "nothing yet" });
-    this.node = h("figure", { class: "chart" },
+    this.node = h("figure", { class: "chart", "aria-label": title },
       h("figcaption", {}, this.heading, this.readout), this.plot, this.hollow);
     this.sized = new ResizeObserver(() => this.resize());
     this.sized.observe(this.plot);

@@ -84,14 +84,22 @@ export class Columns {
     this.model = model?.version + model?.model;
     this.columns = model?.columns ?? [];
     this.state = overview.state;
-    if (another || !this.held() || this.columns.length !== this.order.size) this.rank(another);
+    const drifted = this.columns.filter((column) => column.drifted).map((column) => column.name).sort().join();
+    const news = drifted !== this.drifted && !this.here();
+    this.drifted = drifted;
+    if (another || news || !this.held() || this.columns.length !== this.order.size) this.rank(another);
     this.byName = new Map(this.columns.map((column) => [column.name, column]));
     this.sift();
   }
 
-  /** Rows do not move under a pointer or while keys are used in the list, and elsewhere only every few seconds. */
+  /** Rows do not move under a pointer or while keys are used in the list... */
+  here() {
+    return this.box.matches(":hover") || document.activeElement === this.box;
+  }
+
+  /** ...and elsewhere every few seconds, or when a column begins or ends to drift. */
   held() {
-    return this.box.matches(":hover") || document.activeElement === this.box || performance.now() - this.orderedAt < REORDER_MS;
+    return this.here() || performance.now() - this.orderedAt < REORDER_MS;
   }
 
   rank(anew) {
@@ -101,7 +109,7 @@ export class Columns {
   }
 
   holding() {
-    const here = this.box.matches(":hover") || document.activeElement === this.box;
+    const here = this.here();
     hide(byId("columns-held"), !here || this.columns.length < 2);
     if (here || !this.columns.length) return;
     this.rank(false);

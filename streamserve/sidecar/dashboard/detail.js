@@ -89,6 +89,8 @@ export class Detail {
     options(this.segment, segments, segment);
     hide(this.segment, segments.length < 2);
     text(this.words, sentence(column, now));
+    if (this.focusing) this.title.focus({ preventScroll: true });
+    this.focusing = false;
   }
 
   async load(key, query) {

@@ -13,6 +13,7 @@ export class Feed {
     this.onLink = onLink;
     this.link = "connecting";
     this.streaming = false;
+    this.refused = false; // a stream was asked for and not had
     this.fetching = false;
     this.wanted = false;
     this.failures = 0;
@@ -38,6 +39,7 @@ export class Feed {
       this.heard = performance.now();
       this.streaming = true;
     };
+    source.addEventListener("open", heard);
     source.addEventListener("changed", () => {
       heard();
       this.refresh();
@@ -48,6 +50,7 @@ export class Feed {
     });
     source.addEventListener("error", () => {
       this.streaming = false;
+      this.refused = true;
       this.refresh();
       if (source.readyState === EventSource.CLOSED) setTimeout(() => this.source === source && this.listen(), STREAM_AGAIN_MS);
     });
@@ -90,7 +93,7 @@ export class Feed {
         const overview = await ask("api/overview");
         this.failures = 0;
         this.onData(overview);
-        this.tell(this.streaming ? "live" : "polling");
+        this.tell(this.streaming ? "live" : this.refused ? "polling" : "connecting");
       } catch (error) {
         this.failures += 1;
         this.tell("lost", error.message);

@@ -6,6 +6,7 @@ const MARGIN = "300px";
 export class Painter {
   constructor() {
     this.parts = [];
+    this.onDone = () => {}; // called when everything that is on the screen is drawn
     this.asked = false;
     this.seen = new IntersectionObserver((entries) => this.look(entries), { rootMargin: MARGIN });
   }
@@ -61,5 +62,6 @@ export class Painter {
         return;
       }
     }
+    this.onDone();
   }
 }
