@@ -129,6 +129,7 @@ class Samples:
                 span=chunk.span.astype(np.int64),
                 offset=chunk.offset,
                 spans=chunk.spans,
+                id=chunk.id,
             ).take(index)
 
     def _in_offsets(self, chunk: SampleChunk) -> Bools:
