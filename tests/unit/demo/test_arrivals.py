@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 
+import jsonschema
 import pytest
 
 from streamserve.demo.arrivals import Arrivals
-from streamserve.demo.flights import Flights
+from streamserve.demo.flights import TOPICS, Flights
 from streamserve.demo.injection import Fault, Injection, Injections
 from streamserve.drift.labels import Label, LabelDecoder
 from streamserve.drift.task import Task
@@ -67,6 +68,14 @@ def test_they_are_labels_as_the_sidecar_reads_them(flights):
     landing.sent(500)
     decoder = LabelDecoder(Task())
     assert all(isinstance(decoder.decode(record.value), Label) for record in landing.due())
+
+
+def test_they_are_valid_by_the_schema_of_their_topic(flights):
+    landing = arrivals(flights)
+    landing.sent(500)
+    schema = json.loads((TOPICS / "schemas" / "flights.labels-value.json").read_text())
+    for record in landing.due():
+        jsonschema.validate(json.loads(record.value), schema)
 
 
 def test_flipped_labels_are_published_flipped(flights):
