@@ -21,13 +21,18 @@ import numpy.typing as npt
 from benchmarks.drift_streams import FrozenReference
 from streamserve.batch import F64, Bools
 from streamserve.drift.decision import Budget
-from streamserve.drift.dispersion import Inflation, contrasts, credited
+from streamserve.drift.dispersion import Inflation, credited
+from streamserve.drift.schema import BINS, CELLS
 from streamserve.drift.scores import POOL_BELOW
 from streamserve.drift.special import f_sf, log_binomial_sf, student_two_sided
 
 SLACK = 0.98
 """For the rounding of float32."""
 MOST_HITS = 60
+F32 = npt.NDArray[np.float32]
+UP_TO: F32 = np.eye(CELLS, dtype=np.float32)
+UP_TO[:BINS, :BINS] = np.triu(np.ones((BINS, BINS), np.float32))
+"""Shares times this are `contrasts` of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,47 +78,64 @@ class Screen:
         """Looks that could find something in some columns.
 
         Args:
-            counts: [K, f, C] of K windows and the columns from `first` on.
+            counts: [K, f, C] of K windows and the columns from `first` on, all of them numbers or none.
             first: the first of the columns.
             rows: [K], of the windows.
         """
         part = slice(first, first + counts.shape[1])
         total = self.reference.counts[part].sum(axis=-1, keepdims=True)
-        q = self.reference.counts[part] / total
-        p = counts / rows[:, None, None].astype(np.float32)
-        ordered = self.reference.ordered[part]
-        found = self._contrasts(contrasts(p, ordered).astype(np.float32), contrasts(q, ordered), rows, part)
+        q = (self.reference.counts[part] / total).astype(np.float32)
+        p = counts.astype(np.float32)
+        found: Bools = (p >= (self.hits * self.peak[:, None])[part].astype(np.float32)).any(axis=(1, 2))
+        p *= (1.0 / rows).astype(np.float32)[:, None, None]
         found |= self._chi_square(p, q, rows, part)
-        found |= (counts / self.peak[part][:, None] >= self.hits[part]).any(axis=(1, 2))
+        if self.reference.ordered[first]:
+            p, q = p @ UP_TO, q @ UP_TO
+        return found | self._contrasts(p, q, rows, part)
+
+    def _contrasts(self, p: F32, q: F32, rows: F64, part: slice) -> Bools:
+        # with n = rows / factor, n m / (n + m) = rows m / (rows + factor m)
+        m, factor = self.base_rows[part].astype(np.float32), self.factor[part].astype(np.float32)
+        n = rows.astype(np.float32)[:, None, None]
+        bottom = n + factor * m
+        middle = n * p
+        middle += factor * m * q
+        middle /= bottom
+        noise = np.minimum(p * (1 - p), q * (1 - q))
+        side = np.minimum(middle, 1 - middle)
+        np.maximum(noise, side * (1 - side) * np.float32(0.5), out=noise)
+        usable = side * np.minimum(n, factor * m) >= np.float32(SLACK * POOL_BELOW) * factor
+        p = p - q
+        p *= p
+        p *= n * m / bottom
+        limit = ((SLACK * self.root[part]) ** 2).astype(np.float32)
+        found: Bools = (usable & (p >= limit * np.maximum(noise, np.float32(1e-12)))).any(axis=(1, 2))
         return found
 
-    def _contrasts(self, p: npt.NDArray[np.float32], q: F64, rows: F64, part: slice) -> Bools:
-        n = (rows[:, None, None] / self.factor[part]).astype(np.float32)
-        m = self.base_rows[part].astype(np.float32)
-        base = q.astype(np.float32)
-        middle = (n * p + m * base) / (n + m)
-        noise = np.maximum(middle * (1 - middle) / 2, np.minimum(p * (1 - p), base * (1 - base)))
-        usable = np.minimum(n, m) * np.minimum(middle, 1 - middle) >= SLACK * POOL_BELOW
-        square = (p - base) ** 2 * (n * m / (n + m)) / np.maximum(noise, 1e-12)
-        found: Bools = (usable & (square >= (SLACK * self.root[part]) ** 2)).any(axis=(1, 2))
-        return found
-
-    def _chi_square(self, p: npt.NDArray[np.float32], q: F64, rows: F64, part: slice) -> Bools:
+    def _chi_square(self, p: F32, q: F32, rows: F64, part: slice) -> Bools:
         inflation = self.inflation
         n, _ = credited(rows[:, None], inflation.peak[part], inflation.peak_dof[part], inflation.block_rows)
         m = self.base_peak[part]
-        least = np.minimum(n, m)[..., None] * q
-        own = least >= POOL_BELOW * 0.9999
-        sure = (least >= POOL_BELOW * 1.0001).sum(axis=-1) - 1
-        harmonic = n * m / (n + m)
-        middle = ((n / (n + m))[..., None] * p + (m / (n + m))[..., None] * q).astype(np.float32)
-        pearson = harmonic * np.where(own, (p - q.astype(np.float32)) ** 2 / np.maximum(middle, 1e-12), 0).sum(axis=-1)
-        rest_p, rest_q = np.where(own, 0, p).sum(axis=-1), np.where(own, 0, q).sum(axis=-1)
-        rest = (n * rest_p + m * rest_q) / (n + m)
-        pearson += np.where(rest > 0, harmonic * (rest_p - rest_q) ** 2 / np.maximum(rest, 1e-12), 0)
+        smaller = np.minimum(n, m).astype(np.float32)[..., None]
+        # a cell is kept from so many rows on
+        needed = np.where(q > 0, POOL_BELOW / np.maximum(q, np.float32(1e-12)), np.inf).astype(np.float32)
+        own = smaller >= needed * np.float32(0.9999)
+        sure = (smaller >= needed * np.float32(1.0001)).sum(axis=-1) - 1
+        weight = (n / (n + m)).astype(np.float32)[..., None]
+        gap = p - q
+        middle = weight * gap
+        middle += q
+        np.maximum(middle, np.float32(1e-12), out=middle)
+        gap *= gap
+        gap /= middle
+        gap *= own
+        pearson = gap.sum(axis=-1)
+        rest_p, rest_q = 1 - (p * own).sum(axis=-1), 1 - (own * q).sum(axis=-1)
+        rest = np.maximum(weight[..., 0] * rest_p + (1 - weight[..., 0]) * rest_q, 0)
+        pearson += np.where(rest > 1e-6, (rest_p - rest_q) ** 2 / np.maximum(rest, 1e-6), 0)
         limit = np.take_along_axis(self.chi[part], np.maximum(sure - 1, 0).T, axis=1).T
-        able = own.sum(axis=-1) + (rest > 0) >= 2
-        found: Bools = (able & (pearson >= SLACK * limit)).any(axis=-1)
+        able = own.sum(axis=-1) + (rest > 1e-6) >= 2
+        found: Bools = (able & (pearson * (n * m / (n + m)) >= SLACK * limit)).any(axis=-1)
         return found
 
 
