@@ -247,7 +247,7 @@ def number_column(
     column: MonitoredColumn, values: F64, counts: Sequence[int], edges: F64, importance: float | None
 ) -> ColumnReference:
     """The frozen form of a number column from its values (NaN and infinite ones left out of the moments)."""
-    finite = values[np.isfinite(values)]
+    finite = np.sort(values[np.isfinite(values)])  # sums in one order, whatever the order of the rows
     some = len(finite) > 0
     return ColumnReference(
         name=column.name,

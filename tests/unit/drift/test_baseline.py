@@ -78,7 +78,7 @@ def test_moments_are_those_of_the_finite_values():
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_the_order_of_rows_does_not_matter(seed):
     columns, times = rows(600)
     order = np.random.default_rng(seed).permutation(600)
@@ -87,8 +87,7 @@ def test_the_order_of_rows_does_not_matter(seed):
         for name, column in columns.items()
     }
     one, two = build(columns, times, OPTIONS).document, build(shuffled, times[order], OPTIONS).document
-    assert [column.counts for column in one.columns] == [column.counts for column in two.columns]
-    assert [column.edges for column in one.columns] == [column.edges for column in two.columns]
+    assert one.columns == two.columns
     assert one.dispersion == two.dispersion
 
 
