@@ -35,6 +35,7 @@ NOUNS = {
     "config": "Show the configuration.",
     "topics": "Compare topics with a cluster, and make them so.",
     "run": "Run the workers of a pipeline.",
+    "sidecar": "Watch a pipeline for drift, and serve the dashboard.",
     "produce": "Write events to a topic.",
     "tail": "Follow the predictions of a pipeline.",
     "dlq": "Look at dead letters and replay them.",

@@ -6,7 +6,7 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from streamserve.config.settings import PipelineSettings
@@ -14,6 +14,8 @@ from streamserve.drift.reference import Reference
 
 TopicRole = Literal["reports", "alerts", "samples"]
 Document = Mapping[str, object]
+Label = tuple[int, int, bytes | None]
+"""Partition, offset and value of a message of the labels topic."""
 
 
 class Event(Protocol):
@@ -47,16 +49,12 @@ class Monitor(Protocol):
         """
         ...
 
-    def chunk(self, data: bytes, offset: int, wall_ms: int) -> Iterable[Event]:
+    def chunk(self, data: bytes | None, offset: int, wall_ms: int) -> Iterable[Event]:
         """Take a message of the samples topic. Never raises."""
         ...
 
-    def label(self, data: bytes, wall_ms: int) -> Iterable[Event]:
-        """Take a message of the labels topic. Never raises."""
-        ...
-
-    def tick(self, wall_ms: int) -> Iterable[Event]:
-        """Time passes; called every second."""
+    def labels(self, records: Sequence[Label]) -> None:
+        """Take messages of the labels topic; what follows from them is told with the next chunk. Never raises."""
         ...
 
     def overview(self, wall_ms: int) -> Document:

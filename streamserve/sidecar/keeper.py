@@ -105,11 +105,11 @@ class Keeper:
             await owned.settled()
             await self._try(owned, owned.labels(records))
 
-    async def tick(self) -> None:
-        """A second has passed. Partitions that rebuild are passed over."""
+    async def checkpoint(self) -> None:
+        """Repeat what successors start from, where it is due. Partitions that rebuild are passed over."""
         for owned in self.owned:
             if owned.ready:
-                await self._try(owned, owned.tick())
+                await self._try(owned, owned.checkpoint())
 
     def close(self) -> None:
         """Drop everything."""

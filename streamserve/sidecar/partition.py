@@ -26,6 +26,7 @@ from streamserve.telemetry.logs import Log
 CHECKPOINT_S = 3600.0
 BATCH_EVENTS = 256
 """Events of a rebuild that share a transaction, about."""
+BATCH_LABELS = 1000
 MAX_REFERENCES = 64
 """Learned references kept for checkpoints."""
 OWN_KIND = b"label_request"
@@ -70,7 +71,7 @@ class OwnedPartition:
         self.next_offset = 0
         self.rebuild_s = 0.0
         self._published = 0
-        self.failures = 0
+        self._failures = 0
         self._parts = parts
         self._clock = clock
         self._log = log.bind(samples_partition=number)
@@ -119,32 +120,21 @@ class OwnedPartition:
         async with self._turn:
             if not self.ready or offset < self.next_offset:
                 return
-            events: Sequence[Event] = ()
-            if kind != OWN_KIND:
-                events = self._judge(lambda: self._monitor.chunk(value, offset, self._clock.epoch_ms()))
-            await self._publish(events)
+            await self._publish(self._take_chunk(offset, kind, value, self._clock.epoch_ms()))
             self.next_offset = offset + 1
             self._parts.progress()
 
     async def labels(self, records: Sequence[StoredRecord]) -> None:
-        """Take labels; those of the rebuild are passed over. Raises: StreamServeError."""
+        """Take labels; those of the rebuild are passed over."""
         async with self._turn:
             if not self.ready:
                 return
-            wall_ms = self._clock.epoch_ms()
-            events: list[Event] = []
-            for record in records:
-                if record.offset >= self._labels.get(record.partition, 0):
-                    events += self._label(record, wall_ms)
-            await self._publish(events)
+            self._take_labels([each for each in records if each.offset >= self._labels.get(each.partition, 0)])
 
-    async def tick(self) -> None:
-        """Time passes. Raises: StreamServeError."""
+    async def checkpoint(self) -> None:
+        """Repeat what a successor starts from, when it was long ago. Raises: StreamServeError."""
         async with self._turn:
-            if not self.ready:
-                return
-            await self._publish(self._judge(lambda: self._monitor.tick(self._clock.epoch_ms())))
-            if self._memory and self._clock.monotonic_s() - self._checkpoint_s > CHECKPOINT_S:
+            if self.ready and self._memory and self._clock.monotonic_s() - self._checkpoint_s > CHECKPOINT_S:
                 self._checkpoint_s = self._clock.monotonic_s()
                 events = list(self._memory.values())
                 await self._aside(lambda: self._parts.publisher.publish(events, checkpoint=True))
@@ -192,12 +182,21 @@ class OwnedPartition:
             self._remember(event.kind, event.key, event.version, event)
         tail = parts.recovery.samples(self._restore(memory.documents))
         pending: list[Event] = []
+        labels: list[StoredRecord] = []
         for record in tail.records(wall_ms):
-            pending += self._rebuild_one(record, is_label=record.topic == parts.recovery.labels_topic)
+            parts.progress()
+            if record.topic == parts.recovery.labels_topic:
+                labels.append(record)
+            if len(labels) >= BATCH_LABELS or (labels and record is not labels[-1]):
+                self._take_labels(labels)
+                labels = []
+            if record.topic != parts.recovery.labels_topic:
+                kind = dict(record.headers).get(KIND_HEADER)
+                pending += self._take_chunk(record.offset, kind, record.value, record.timestamp_ms)
             if len(pending) >= BATCH_EVENTS:
                 self._publish_now(pending)
                 pending = []
-            parts.progress()
+        self._take_labels(labels)
         self._publish_now(pending)
         return tail
 
@@ -210,25 +209,28 @@ class OwnedPartition:
             self._monitor = self._parts.make_monitor()
             return None
 
-    def _rebuild_one(self, record: StoredRecord, *, is_label: bool) -> Iterable[Event]:
-        if is_label:
-            return self._label(record, record.timestamp_ms)
-        if dict(record.headers).get(KIND_HEADER) == OWN_KIND:
-            return ()
-        return self._judge(lambda: self._monitor.chunk(record.value or b"", record.offset, record.timestamp_ms))
-
-    def _label(self, record: StoredRecord, wall_ms: int) -> list[Event]:
-        return self._judge(lambda: self._monitor.label(record.value or b"", wall_ms))
-
-    def _judge(self, call: Callable[[], Iterable[Event]]) -> list[Event]:
+    def _take_chunk(self, offset: int, kind: bytes | None, value: bytes | None, wall_ms: int) -> list[Event]:
         """What the monitor says. It never raises; should it all the same, one record is lost and not the rest."""
-        try:
-            return list(call())
-        except Exception as error:
-            self.failures += 1
-            if self.failures.bit_count() == 1:  # the first, the second, the fourth, ...
-                self._log.failure("monitor_failed", error, times=self.failures)
+        if kind == OWN_KIND:
             return []
+        try:
+            return list(self._monitor.chunk(value, offset, wall_ms))
+        except Exception as error:
+            self._complain(error)
+            return []
+
+    def _take_labels(self, records: Sequence[StoredRecord]) -> None:
+        if not records:
+            return
+        try:
+            self._monitor.labels([(record.partition, record.offset, record.value) for record in records])
+        except Exception as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures.bit_count() == 1:  # the first, the second, the fourth, ...
+            self._log.failure("monitor_failed", error, times=self._failures)
 
     async def _aside(self, call: Callable[[], T]) -> T:
         """A blocking call in the partition's own thread. Raises: Released."""

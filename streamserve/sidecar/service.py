@@ -2,7 +2,7 @@
 
 One event loop holds the monitors, the Faust stream and the dashboard; every blocking call of a client is made in a
 thread. What may hang or fail on its own (webhooks, the look at the backlog) has tasks of its own; what the rest stands
-on (the stream, the ticks) ends the process when it breaks.
+on (the stream, the beat) ends the process when it breaks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from streamserve.telemetry.logs import Log
 CONDITIONS = ("topics", "group", "rebuilt")
 STALL_S = 60.0
 """Chunks wait and nothing is merged for so long, while brokers answer: something hangs."""
-TICK_S = 1.0
+BEAT_S = 1.0
 PROBE_S = 5.0
 
 
@@ -124,7 +124,7 @@ class Sidecar:
             address = f"http://{_shown(self._settings.http.host)}:{server.port}/"
             opened(address)
             async with self._streams() as stream:
-                await self._work([stream.failed(), self._ticks(), *self._beside(address)])
+                await self._work([stream.failed(), self._beats(), self._checkpoints(), *self._beside(address)])
 
     def stop(self) -> None:
         """Leave the group and end. On the event loop."""
@@ -174,9 +174,10 @@ class Sidecar:
 
     def _beside(self, address: str) -> list[Coroutine[object, object, None]]:
         """Jobs that the drift path does not wait for."""
+        session = {"session.timeout.ms": self._client["session_timeout_ms"]}
         notifiers = [
             Notifier(
-                reader_properties(self._settings, group=group_of(self._settings.pipeline, webhook)),
+                {**reader_properties(self._settings, group=group_of(self._settings.pipeline, webhook)), **session},
                 self._topics.alerts,
                 webhook,
                 dashboard=address,
@@ -220,22 +221,18 @@ class Sidecar:
         await self._keeper.record(partition, offset, headers.get(KIND_HEADER), value)
         self._board.changes.advance()
 
-    async def _ticks(self) -> None:
-        """Every second: the monitors' clocks, health and figures."""
-        beat = asyncio.create_task(self._beats())
-        try:
-            while True:
-                await asyncio.sleep(TICK_S)
-                await self._keeper.tick()
-                self._tell_figures()
-        finally:
-            beat.cancel()
-
     async def _beats(self) -> None:
-        """That the event loop turns; the monitors' ticks may wait for a broker."""
+        """Every second: that the event loop turns, and figures."""
         while True:
             self._health.tick()
-            await asyncio.sleep(TICK_S)
+            self._tell_figures()
+            await asyncio.sleep(BEAT_S)
+
+    async def _checkpoints(self) -> None:
+        """Now and then; may wait for a broker."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            await self._keeper.checkpoint()
 
     def _tell_figures(self) -> None:
         metrics, keeper = self._metrics, self._keeper

@@ -110,18 +110,14 @@ class CountingMonitor:
             opened_ms=1000 * number,
         )
 
-    def label(self, data, wall_ms):
-        assert wall_ms > 0
-        try:
-            self.label_ids[orjson.loads(data)["id"]] += 1
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            self.label_counts["malformed"] += 1
-        else:
-            self.label_counts["joined"] += 1
-        return []
-
-    def tick(self, wall_ms):
-        return []
+    def labels(self, records):
+        for _, _, data in records:
+            try:
+                self.label_ids[orjson.loads(data)["id"]] += 1
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                self.label_counts["malformed"] += 1
+            else:
+                self.label_counts["joined"] += 1
 
     def overview(self, wall_ms):
         return {
