@@ -40,7 +40,12 @@ def main() -> int:
         write_rows(rows)
         importance.write_bytes(orjson.dumps(permutation_importance(config)))
         command = ["drift", "baseline", "--from", str(rows), "-c", str(config), "--label", "late"]
-        settings = {"pane_s": PANE_S, "windows_s": WINDOWS_S, "labels.task": "binary"}
+        settings = {
+            "pane_s": PANE_S,
+            "windows_s": WINDOWS_S,
+            "labels.task": "binary",
+            "segments": "[{feature: origin}]",
+        }
         changes = [part for key, value in settings.items() for part in ("--set", f"drift.{key}={value}")]
         streamserve([*command, *changes, "--importance", str(importance)])
     return 0
