@@ -13,6 +13,8 @@ from streamserve.config.drift_settings import LabelSettings
 from streamserve.drift.calibration import Calibration
 from streamserve.drift.cells import probability_name
 from streamserve.drift.chunk import SampledColumn, TextColumn
+from streamserve.drift.metrics import metrics
+from streamserve.drift.performance import Performance
 from streamserve.drift.task import Task
 from streamserve.errors import ContractError
 
@@ -60,7 +62,8 @@ def judge(columns: Mapping[str, SampledColumn], labels: Sequence[object], settin
         calibration = Calibration.fit(scores[:, 0], truth)
     elif task.kind == "multiclass" and scores.shape[1] > 1:
         calibration = Calibration.fit(scores, truth)
-    performance = {name: float(f"{value:.6g}") for name, value in _metrics(task, scores, truth).items()}
+    sums = Performance.of(task, scores, truth, np.ones(len(truth)))
+    performance = {name: float(f"{metric.value:.6g}") for name, metric in metrics(sums).items()}
     return Judged(calibration=calibration, performance=performance, rows=len(truth), unusable=given - len(truth))
 
 
@@ -98,38 +101,3 @@ def _number(label: object, task: Task) -> float:
     if task.kind != "regression" and (label != int(label) or not 0 <= label < task.classes):
         return np.nan
     return float(label)
-
-
-def _metrics(task: Task, scores: F64, truth: F64) -> dict[str, float]:
-    if task.kind == "regression":
-        error = scores[:, 0] - truth
-        return {
-            "mae": float(np.abs(error).mean()),
-            "rmse": float(np.sqrt((error**2).mean())),
-            "bias": float(error.mean()),
-        }
-    found = {"accuracy": float((task.predicted(scores) == truth).mean())}
-    if task.kind == "binary":
-        chance = np.clip(scores[:, 0], 1e-15, 1 - 1e-15)
-        found["log_loss"] = float(-np.where(truth == 1, np.log(chance), np.log1p(-chance)).mean())
-        found["brier"] = float(((scores[:, 0] - truth) ** 2).mean())
-        found["base_rate"] = float(truth.mean())
-        area = _auc(scores[:, 0], truth == 1)
-        return found if area is None else {**found, "auc": area}
-    if scores.shape[1] > 1:
-        own = scores[np.arange(len(truth)), truth.astype(np.int64)]
-        found["log_loss"] = float(-np.log(np.clip(own, 1e-15, 1.0)).mean())
-    return found
-
-
-def _auc(scores: F64, positive: Bools) -> float | None:
-    """Area under the ROC curve: the chance that a positive row scores higher than a negative one, ties half.
-
-    Hanley, J.A., McNeil, B.J., Radiology 143 (1982) 29-36.
-    """
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros:
-        return None
-    _, at, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    rank = np.cumsum(counts) - (counts - 1) / 2
-    return float((rank[at][positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))

@@ -6,6 +6,7 @@ hashes alike, so that a reference and the live rows can be compared. Nothing is 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,13 @@ from streamserve.app import load_engine
 from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, RecordBatch, Reject, SampleBatch
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.drift_settings import DriftSettings
+from streamserve.config.pii_key import pii_key
 from streamserve.config.settings import PipelineSettings
 from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.gathered import rows_of
-from streamserve.drift.personal import NOTHING_PERSONAL, Personal
+from streamserve.drift.personal import Personal
 from streamserve.drift.sampler import build_sampler
 from streamserve.enrich.features import FeatureEnricher
-from streamserve.errors import ConfigError
 from streamserve.pipeline.infer import InferStage, Suspicion
 from streamserve.pipeline.poison import BatchBound
 from streamserve.ports import ModelFiles
@@ -155,10 +156,7 @@ class Scorer:
 def personal_of(settings: PipelineSettings) -> Personal:
     """What hashes personal values as the workers do. Raises: ConfigError without the secret."""
     drift = settings.drift or DriftSettings()
-    hashed = [name for name, fate in drift.pii.items() if fate == "hash"]
-    if hashed:
-        raise ConfigError("drift.pii hashes values; make the reference of such a pipeline from its samples")
-    return NOTHING_PERSONAL
+    return Personal(pii_key(drift, os.environ), [name for name, fate in drift.pii.items() if fate == "hash"])
 
 
 class _NoJournal:
