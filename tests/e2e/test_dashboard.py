@@ -396,6 +396,57 @@ def test_names_from_outside_are_text(visit):
     visit(test, board)
 
 
+def test_blocks_that_are_unknown_may_be_null(visit):
+    board = SampleBoard("ok", features=40)
+    overview, column = board.overview, board.column
+
+    def bare():
+        document = overview()
+        for name in ("state_since_ms", "traffic", "sidecar", "budget", "incidents"):
+            document[name] = None
+        for name in ("reference", "segments", "performance", "labels", "quality"):
+            document["models"][0][name] = None
+        document["models"][1]["performance"] = {
+            "metric": "accuracy",
+            "windows": None,
+            "history": None,
+            "baseline": None,
+        }
+        for name in ("ks", "psi", "p", "spark"):
+            document["models"][0]["columns"][0][name] = None
+        return document
+
+    board.overview = bare
+    board.column = lambda *key: {
+        **column(*key),
+        "cells": None,
+        "history": None,
+        "statistics": None,
+        "span": None,
+        "replay": None,
+    }
+
+    async def test(page, board, server):
+        await page.until("document.querySelectorAll('#runway .row').length > 5")
+        await settled(page)
+        assert "All quiet" in await page.text("#verdict-title")
+        await page.script("document.querySelector('.tab:nth-child(2)').click()")
+        await settled(page)
+        assert await page.text("#versions") is not None
+
+    visit(test, board, height=3000)
+
+
+def test_a_column_without_rows_in_that_segment_says_so(visit):
+    board = SampleBoard("alarm", features=40)
+    board.column = lambda *key: None
+
+    async def test(page, board, server):
+        await page.until("document.querySelector('.detail .hollow').textContent.startsWith('Too few rows here yet')")
+
+    visit(test, board, expected=["404 (Not Found)"])
+
+
 def test_the_theme_is_chosen_and_outlives_the_page(visit):
     async def test(page, board, server):
         assert await page.script("getComputedStyle(document.documentElement).colorScheme") == "light"

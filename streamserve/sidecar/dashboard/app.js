@@ -9,6 +9,7 @@ import { Feed } from "./feed.js";
 import { Footer, Incidents } from "./incidents.js";
 import { Labels, Performance, Quality } from "./outcomes.js";
 import { Painter } from "./paint.js";
+import { wholeOverview } from "./shape.js";
 import { Traffic } from "./traffic.js";
 import { Segments, Versions } from "./versions.js";
 import { age, headline, Tabs, Verdict } from "./verdict.js";
@@ -74,7 +75,10 @@ class App {
         this.painter.onDone = () => {};
       };
     }
-    this.overview = { ...overview, models: overview.models ?? [], incidents: overview.incidents ?? [] };
+    const version = overview.sidecar?.version;
+    if (this.version && version && version !== this.version) location.reload(); // another release's page
+    this.version = version;
+    this.overview = wholeOverview(overview);
     this.heardAt = performance.now();
     this.settle();
     this.traffic.paint(this.overview);
@@ -114,10 +118,10 @@ class App {
     if (link !== "lost") return;
     text(banner, this.overview
       ? `Connection lost: ${this.error}. What you see is from ${format.clock(this.overview.wall_ms)}, ${format.duration(performance.now() - this.heardAt)} old. Trying again.`
-      : `The sidecar cannot be reached: ${this.error}. Trying again.`);
+      : `Nothing can be shown: ${this.error}. Trying again.`);
     if (!this.overview) {
-      text(byId("verdict-title"), "No connection");
-      text(byId("verdict-message"), "The sidecar is not running, or something between it and this browser is not.");
+      text(byId("verdict-title"), "No data");
+      text(byId("verdict-message"), "Either the sidecar is not running, or it failed; then its log says why.");
     }
   }
 

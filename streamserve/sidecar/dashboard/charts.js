@@ -22,8 +22,8 @@ export function restyle() {
 /**
  * One chart with a heading that shows the latest values, or those under the pointer.
  *
- * `series`: [{ label, colour (a token), format, dash, width, fill }]; `height` in pixels; `sync`: charts of one name share
- * their cursor; `floor`: { label } draws a dashed line given to `update`; `zero`: the scale begins at 0.
+ * `series`: [{ label, colour (a token), above (another one over the floor), format, dash, width, fill }]; `height` in
+ * pixels; `sync`: charts of one name share their cursor; `zero`: the scale begins at 0; `unit`: how values are written.
  */
 export class LineChart {
   constructor({ title, series, height = 120, sync = "", zero = true, unit = format.compact }) {
@@ -93,11 +93,21 @@ export class LineChart {
         { ...axis, size: 46, space: 28, gap: 4, values: (chart, splits) => splits.map(unit) },
       ],
       series: [{}, ...series.map((one) => ({
-        label: one.label, stroke: token(one.colour), width: one.width ?? 1.5, dash: one.dash, spanGaps: false,
+        label: one.label, stroke: one.above ? (chart) => this.split(chart, token(one.colour), token(one.above)) : token(one.colour), width: one.width ?? 1.5, dash: one.dash, spanGaps: false,
         fill: one.fill ? token(one.fill) : undefined, points: { show: false },
       }))],
       hooks: { setCursor: [() => this.read()], drawClear: [(chart) => this.under(chart)], draw: [(chart) => this.over(chart)] },
     };
+  }
+
+  /** One colour under the floor, another above. */
+  split(chart, under, above) {
+    const { top, height } = chart.bbox;
+    const at = this.marks.floor === null ? Number.NaN : (chart.valToPos(this.marks.floor, "y", true) - top) / height;
+    if (!(at > 0 && at < 1)) return at >= 1 ? above : under;
+    const gradient = chart.ctx.createLinearGradient(0, top, 0, top + height);
+    for (const [place, colour] of [[0, above], [at, above], [at, under], [1, under]]) gradient.addColorStop(place, colour);
+    return gradient;
   }
 
   /** Spans behind the lines: when it drifted. */

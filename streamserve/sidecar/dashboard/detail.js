@@ -4,6 +4,7 @@ import { ask } from "./feed.js";
 import { attribute, byId, className, h, hide, icon, keyed, text } from "./dom.js";
 import { LineChart } from "./charts.js";
 import { Histogram } from "./histogram.js";
+import { wholeColumn } from "./shape.js";
 import * as format from "./format.js";
 
 const AGAIN_MS = 1000;
@@ -30,7 +31,7 @@ export class Detail {
     this.segment = h("select", { "aria-label": "Segment", on: { change: () => this.onView({ segment: this.segment.value }) } });
     this.problem = h("p", { class: "hollow", hidden: true });
     this.histogram = new Histogram();
-    this.score = new LineChart({ title: "Change over time", height: 150, sync: "detail", series: [{ label: "effect", colour: "--line-2", width: 2 }], unit: (value) => format.number(value, 2) });
+    this.score = new LineChart({ title: "Change over time", height: 150, sync: "detail", series: [{ label: "effect", colour: "--line-soft", above: "--alarm", width: 2 }], unit: (value) => format.number(value, 2) });
     this.missing = new LineChart({ title: "Missing share", height: 84, sync: "detail", series: [{ label: "missing", colour: "--line-1", fill: "--line-1-wash" }], unit: (value) => format.percent(value) });
     this.statistics = h("dl", { class: "statistics" });
     this.offsets = h("tbody");
@@ -98,7 +99,7 @@ export class Detail {
     if (this.loading === key) return;
     this.loading = key;
     try {
-      const found = await ask(`api/column?${new URLSearchParams(query)}`);
+      const found = wholeColumn(await ask(`api/column?${new URLSearchParams(query)}`));
       if (key === this.key) this.show(found);
     } catch (error) {
       if (key === this.key && (error.status || this.shownKey !== key)) this.fail(error);
@@ -197,14 +198,16 @@ function options(select, wanted, value) {
   if (select.value !== value) select.value = value;
 }
 
+const unbroken = (p) => format.chance(p).replaceAll(" ", "\u00a0");
+
 function sentence(column, now) {
   const size = `${format.effect(column.effect, column.effect_kind)}`;
   const floor = `the floor is ${format.effect(column.floor, column.effect_kind)}`;
   if (column.drifted) {
     const since = column.since_ms === null ? "" : `, since ${format.when(column.since_ms, now)} (${format.duration(now - column.since_ms)})`;
-    return `Moved by ${size}${since}; ${floor}. By chance that happens with p = ${format.chance(column.p)}.`;
+    return `Moved by ${size}${since}; ${floor}. By chance that happens with p\u00a0=\u00a0${unbroken(column.p)}.`;
   }
-  if (column.effect > column.floor) return `Differs by ${size}, over its floor, but not more than chance allows (p = ${format.chance(column.p)}).`;
+  if (column.effect > column.floor) return `Differs by ${size}, over its floor, but not more than chance allows (p\u00a0=\u00a0${unbroken(column.p)}).`;
   return `No drift: differs by ${size}, ${floor}.`;
 }
 

@@ -1,10 +1,11 @@
 // Where the data come from: told of news by server-sent events, fetched when there is time for it; polled where a
-// stream cannot be had. At most one fetch at a time, none while the page is hidden.
+// stream cannot be had. At most one fetch at a time.
 
 const POLL_MS = 2000;
 const STREAM_AGAIN_MS = 30_000;
 const SILENT_MS = 50_000; // three beats of the server
 const WAIT_MS = 10_000;
+const HIDDEN_MS = 10_000;
 
 export class Feed {
   /** `onData(overview)` for every new overview; `onLink(link, error)` when the link changes: live, polling, lost. */
@@ -16,6 +17,7 @@ export class Feed {
     this.refused = false; // a stream was asked for and not had
     this.fetching = false;
     this.wanted = false;
+    this.askedAt = -HIDDEN_MS;
     this.failures = 0;
     this.heard = performance.now();
     this.timer = 0;
@@ -82,25 +84,37 @@ export class Feed {
     this.onLink(link, error);
   }
 
+  /** Fetch what is new, now or as soon as the fetch under way is done; a hidden page (its title still tells) rarely. */
   async refresh() {
     this.wanted = true;
-    if (this.fetching || (document.hidden && this.link !== "connecting")) return;
-    this.fetching = true;
+    if (this.fetching) return;
     clearTimeout(this.timer);
-    while (this.wanted) {
-      this.wanted = false;
-      try {
-        const overview = await ask("api/overview");
-        this.failures = 0;
-        this.onData(overview);
-        this.tell(this.streaming ? "live" : this.refused ? "polling" : "connecting");
-      } catch (error) {
-        this.failures += 1;
-        this.tell("lost", error.message);
-      }
+    const rest = document.hidden ? this.askedAt + HIDDEN_MS - performance.now() : 0;
+    if (rest > 0) {
+      this.timer = setTimeout(() => this.refresh(), rest);
+      return;
     }
+    this.wanted = false;
+    this.fetching = true;
+    this.askedAt = performance.now();
+    await this.fetch();
     this.fetching = false;
-    if (!this.streaming) this.timer = setTimeout(() => this.refresh(), Math.min(15_000, POLL_MS * 2 ** Math.min(this.failures, 3)));
+    if (this.wanted) this.refresh();
+    else if (!this.streaming) this.timer = setTimeout(() => this.refresh(), Math.min(15_000, POLL_MS * 2 ** Math.min(this.failures, 3)));
+  }
+
+  async fetch() {
+    let overview;
+    try {
+      overview = await ask("api/overview");
+    } catch (error) {
+      this.failures += 1;
+      this.tell("lost", error.message);
+      return;
+    }
+    this.failures = 0;
+    this.onData(overview);
+    this.tell(this.streaming ? "live" : this.refused ? "polling" : "connecting");
   }
 }
 

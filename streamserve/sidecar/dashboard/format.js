@@ -82,7 +82,7 @@ export function duration(ms) {
   return `${Math.round(hours / 24)} days`;
 }
 
-export const window = (seconds) => (seconds < 90 ? `${seconds} s` : seconds < 5400 ? `${+(seconds / 60).toFixed(1)} min` : `${+(seconds / 3600).toFixed(1)} h`);
+export const window = (seconds) => (seconds < 60 ? `${+seconds.toFixed(1)} s` : seconds < 3600 ? `${+(seconds / 60).toFixed(1)} min` : `${+(seconds / 3600).toFixed(1)} h`);
 
 /** Which zone stamps are shown in: undefined for the reader's own. */
 let zone;

@@ -11,6 +11,7 @@ export class Histogram {
   constructor() {
     this.mode = "values";
     this.cells = [];
+    this.rest = [];
     this.was = s("path", { class: "was" });
     this.now = s("path", { class: "now" });
     this.line = s("path", { class: "now-line" });
@@ -54,6 +55,7 @@ export class Histogram {
   }
 
   draw() {
+    hide(this.node, !this.cells.length && !this.rest.length);
     if (!this.cells.length) return;
     const asBars = !this.numeric || this.narrow;
     hide(this.bars, !asBars);

@@ -12,7 +12,7 @@ export class Traffic {
     const chart = (title, series, unit) => new LineChart({ title, series, unit, height: 112, sync: "traffic" });
     this.charts = [
       [chart("Throughput", [{ label: "events/s", colour: "--line-1", fill: "--line-1-wash" }]), ["events_per_s"]],
-      [chart("Latency", [{ label: "p50", colour: "--line-1", dash: [5, 3], key: "dash" }, { label: "p99", colour: "--line-2" }], ms), ["latency_p50_ms", "latency_p99_ms"]],
+      [chart("Latency", [{ label: "p50", colour: "--line-1", dash: [5, 3], key: "dash", format: format.number }, { label: "p99", colour: "--line-2", format: format.number }], ms), ["latency_p50_ms", "latency_p99_ms"]],
       [chart("Lag", [{ label: "records", colour: "--line-1", fill: "--line-1-wash" }]), ["lag"]],
       [chart("Rejects", [{ label: "rejects/s", colour: "--line-2", fill: "--line-2-wash" }]), ["rejects_per_s"]],
     ];

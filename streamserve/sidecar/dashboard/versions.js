@@ -49,7 +49,7 @@ export class Versions {
       .map((pair) => ({ ...pair, gap: Math.abs(pair.a.effect / pair.a.floor - pair.b.effect / pair.b.floor) }))
       .sort((x, y) => y.gap - x.gap).slice(0, MOST);
     const most = Math.max(2, ...pairs.flatMap(({ a, b }) => [a.effect / a.floor, b.effect / b.floor]));
-    text(this.pairsNote, `Change against each one's own reference, in floors: ● ${left.version} ${left.role}, ◆ ${right.version} ${right.role}`);
+    text(this.pairsNote, `Change against each one's own reference, in floors: ○ ${left.version} ${left.role}, ◆ ${right.version} ${right.role}`);
     keyed(this.pairs, pairs, ({ name }) => name, ({ name }) => h("button", { type: "button", class: "pair-row", on: { click: () => this.onColumn({ column: name }) } },
       h("span", { class: "pair-name", text: name }), h("span", { class: "track" }, h("i", { class: "dot-a" }), h("i", { class: "dot-b" })), h("span", { class: "num" })), (node, { a, b, kind }) => {
       const at = (column) => (column.effect / column.floor / most).toFixed(4);
