@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 from typing import Literal
 from urllib.parse import urlsplit
 
+from streamserve.config.lint_drift import drift_findings, drift_topic_warnings, drift_warnings
 from streamserve.config.lint_features import feature_findings
 from streamserve.config.loading import LoadedConfig
 from streamserve.config.settings import PipelineSettings, ThresholdSettings
@@ -208,6 +209,7 @@ def _topics(settings: PipelineSettings, topics: dict[str, TopicDocument]) -> Ite
     for path, name in named:
         if name not in topics or topics[name].absent:
             yield Finding(path, f"no document in topics/ describes {name}")
+    yield from drift_topic_warnings(settings, topics)
     output = topics.get(settings.output.topic)
     for name in settings.input.topics:
         source = topics.get(name)
@@ -239,6 +241,7 @@ _ERRORS: tuple[Rule, ...] = (
     _delivery,
     _timeouts,
     _cache,
+    drift_findings,
     _http,
 )
-_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model)
+_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings)
