@@ -17,6 +17,7 @@ import orjson
 import typer
 
 from streamserve.cli.console import emit_json, say
+from streamserve.cli.drift_range import Range, SinceOption, UntilOption, parse_range
 from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
 from streamserve.config.loading import load
@@ -25,7 +26,6 @@ from streamserve.errors import ContractError, SourceError
 if TYPE_CHECKING:
     from streamserve.batch import I64
     from streamserve.cli.drift_labels import Judged
-    from streamserve.cli.drift_range import Range
     from streamserve.cli.drift_rows import RowStore
     from streamserve.cli.drift_scoring import ScoredRows
     from streamserve.config.drift_settings import DriftSettings
@@ -90,10 +90,8 @@ def baseline(
         str | None, typer.Option(metavar="COLUMN", help="Column of a file with what came true: calibrates the scores.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="At most so many, the newest by event time.")] = 1_000_000,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Event time from here on: ISO, epoch ms, or -5m (s m h d).")
-    ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Event time before this.")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     importance: Annotated[
         Path | None,
         typer.Option(
@@ -115,7 +113,6 @@ def baseline(
     settings = load(config, overrides).settings
     from streamserve.app import resolve_model
     from streamserve.cli.drift_baseline_text import document, summary
-    from streamserve.cli.drift_range import parse_range
     from streamserve.registry.references import FolderReferences
 
     wish = Wish(
