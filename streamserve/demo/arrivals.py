@@ -44,10 +44,14 @@ class Arrivals:
         """The replay has come to this departure; a negative row is none."""
         self._row = max(self._row, row)
 
+    @property
+    def now_ms(self) -> int:
+        """The clock of the replay: when the newest of them departed; 0 before the first."""
+        return int(self._times_ms[self._row]) if self._row >= 0 else 0
+
     def due(self) -> Iterator[LabelRecord]:
         """Those that have landed, and were not given out yet."""
-        if self._row >= 0:
-            yield from self._until(int(self._times_ms[self._row]))
+        yield from self._until(self.now_ms)
 
     def rest(self) -> Iterator[LabelRecord]:
         """All that are left: every flight was sent, and the last ones land after the year."""

@@ -179,10 +179,12 @@ class Demo:
         if self.sidecar is None or self._glance is None:
             return None
         until_s = time.monotonic() + CATCH_UP_TIMEOUT_S
-        while self.sidecar.alive and not self._glance.caught_up and time.monotonic() < until_s:
+        while not (caught_up := self._glance.caught_up(replay.newest_ms)) and time.monotonic() < until_s:
+            if not self.sidecar.alive:
+                break
             eye.show("waiting for the sidecar")
             time.sleep(1 / FRAMES_PER_S)
-        if not self._glance.caught_up:
+        if not caught_up:
             self._stage.note(f"the sidecar has not read everything: {self._glance.text}")
         overview = self._glance.overview
         return DriftFigures(

@@ -97,6 +97,8 @@ class Replay:
         self.started_s = 0.0
         self.labels = 0
         """Labels published."""
+        self.newest_ms = 0
+        """Event time of the newest flight that was sent."""
         self.ended_s: float | None = None
         self.failure = ""
         self._properties = {**properties, "linger.ms": 1, "delivery.report.only.error": True}
@@ -148,6 +150,7 @@ class Replay:
                 self._send(producer, self._script.events, event.key, event.value, event.headers)
                 arrivals.sent(event.row)
                 number += 1
+            self.newest_ms = arrivals.now_ms
             self._publish(producer, arrivals.due())
             producer.poll(0)
             next_s = start_s + number / self._pace.rate

@@ -23,8 +23,12 @@ DEFAULT_PORT = 8090
 STOP_TIMEOUT_S = 15.0
 GLANCE_EVERY_S = 0.5
 CAUGHT_UP_S = 1.0
-"""A sidecar that has found nothing new for so long has read everything."""
-CATCH_UP_TIMEOUT_S = 20.0
+"""A sidecar that is near the end of the replay and has found nothing new for so long has read everything."""
+NEAR_MS = 6 * 3_600_000
+"""The newest samples are no older than this, event time: of a fast replay not every event is sampled."""
+CATCH_UP_TIMEOUT_S = 30.0
+PACKAGES = ("faust", "cramjam")
+"""What the sidecar needs: the second one for its client to read what the workers have compressed by lz4."""
 
 
 class Labels(msgspec.Struct):
@@ -65,9 +69,8 @@ _overviews = msgspec.json.Decoder(Overview)
 
 def missing_packages() -> str | None:
     """Why there can be no sidecar here, with the remedy; None when there can."""
-    if importlib.util.find_spec("faust") is None:
-        return 'no drift sidecar: pip install "streamserve[sidecar]"'
-    return None
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    return f'no drift sidecar without {" and ".join(missing)}: pip install "streamserve[sidecar]"' if missing else None
 
 
 class DemoSidecar:
@@ -152,10 +155,15 @@ class Glance:
             return f"{place} starts"
         return place if self.overview is None else f"{place} · {self.overview.message}"
 
-    @property
-    def caught_up(self) -> bool:
-        """Whether it has read everything that is there, as far as one can see from outside."""
-        return self.overview is not None and time.monotonic() - self.changed_s > CAUGHT_UP_S
+    def caught_up(self, newest_ms: int) -> bool:
+        """Whether it has read everything that is there, as far as one can see from outside.
+
+        Args:
+            newest_ms: event time of the newest event.
+        """
+        models = self.overview.models if self.overview is not None else ()
+        near = any(model.newest_ms >= newest_ms - NEAR_MS for model in models)
+        return near and time.monotonic() - self.changed_s > CAUGHT_UP_S
 
     def _run(self) -> None:
         while not self._stop.wait(GLANCE_EVERY_S):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from streamserve.demo.flights import bad_events
+from streamserve.demo.sidecar import missing_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 BAD = len(bad_events())
@@ -106,6 +107,25 @@ def test_on_real_kafka_and_redis_nothing_is_lost_or_duplicated_and_the_bad_event
     assert summary["guarantee"] == "exactly_once"
 
 
+@pytest.mark.usefixtures("kafka_jars")
+@pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
+def test_the_sidecar_names_what_was_injected_and_joins_the_labels_of_flights_that_landed(environment):
+    done = run(environment, "--broker", "kafka", "--events", "28000", "--inject", "shift@5", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert_exact(summary, 28_000)
+    drift = summary["drift"]
+    assert drift["looks"] > 20
+    assert drift["incidents"] >= 1
+    assert "dep_delay" in drift["drifted"]
+    assert "dep_delay" in drift["named"]
+    assert 27_000 < drift["labels"] < 28_000, "those of the last hours are in the air"
+    assert drift["labels_joined"] > 0.9 * drift["labels"]
+    assert f"drift dashboard {drift['dashboard']}" in done.stderr
+    (log,) = Path(environment["TMPDIR"]).glob("streamserve-demo-*/sidecar.log")
+    assert "sidecar_stopped" in log.read_text().splitlines()[-1]
+
+
 def test_the_embedded_broker_needs_neither_java_nor_redis(bare):
     done = run(bare, "--broker", "embedded", "--events", "3000", "--rate", "2000", "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -113,6 +133,15 @@ def test_the_embedded_broker_needs_neither_java_nor_redis(bare):
     assert_exact(summary, 3000)
     assert (summary["broker"], summary["cache"]) == ("embedded broker", "in-process cache")
     assert summary["guarantee"] == "at_least_once"
+    assert summary["drift"] is None
+    assert "no drift sidecar: it publishes by transactions" in done.stderr
+
+
+def test_a_fault_that_is_not_known_is_a_usage_error_before_anything_starts(bare):
+    done = run(bare, "--inject", "gremlins")
+    assert done.returncode == 2
+    assert "stuck-sensor" in done.stderr
+    assert "starting" not in done.stderr
 
 
 def test_auto_takes_the_embedded_broker_where_there_is_no_java_and_says_so(bare):

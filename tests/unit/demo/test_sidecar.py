@@ -14,7 +14,9 @@ import pytest
 
 from streamserve.demo.local_process import free_ports
 from streamserve.demo.served import fetch, first_port, ready
-from streamserve.demo.sidecar import Glance, missing_packages
+from streamserve.demo.sidecar import PACKAGES, Glance, missing_packages
+
+NEWEST_MS = 1_357_035_420_000
 
 
 @dataclass
@@ -64,7 +66,7 @@ def glance(dashboard):
 def overview(*, chunks, joined, message="Nothing drifts."):
     return {
         "state": "ok", "message": message, "pipeline": "flights",
-        "models": [{"newest_ms": 5, "labels": {"joined": joined}}, {"newest_ms": 5, "labels": None}],
+        "models": [{"newest_ms": NEWEST_MS, "labels": {"joined": joined}}, {"newest_ms": NEWEST_MS, "labels": None}],
         "sidecar": {"chunks": chunks},
     }  # fmt: skip
 
@@ -98,12 +100,17 @@ def test_a_sidecar_that_is_not_ready_is_not_asked(dashboard):
 
 
 def test_it_has_caught_up_when_nothing_new_was_read_for_a_while(dashboard, glance):
-    assert not glance.caught_up
-    eventually(lambda: glance.caught_up)
+    assert not glance.caught_up(NEWEST_MS)
+    eventually(lambda: glance.caught_up(NEWEST_MS))
     dashboard.document = overview(chunks=1, joined=7)
-    eventually(lambda: not glance.caught_up)
-    eventually(lambda: glance.caught_up)
+    eventually(lambda: not glance.caught_up(NEWEST_MS))
+    eventually(lambda: glance.caught_up(NEWEST_MS))
     assert glance.overview.joined == 7
+
+
+def test_it_has_not_caught_up_while_its_newest_samples_are_of_another_day(glance):
+    eventually(lambda: glance.caught_up(NEWEST_MS + 3_600_000))
+    assert not glance.caught_up(NEWEST_MS + 86_400_000)
 
 
 def test_one_that_ended_is_told_with_its_log(dashboard, glance):
@@ -124,7 +131,9 @@ def test_the_preferred_port_is_left_when_somebody_has_it(dashboard):
     assert first_port(free) == free
 
 
-def test_without_faust_there_is_no_sidecar_and_the_remedy_is_told(monkeypatch):
-    assert missing_packages() is None
-    monkeypatch.setitem(sys.modules, "faust", None)
-    assert 'pip install "streamserve[sidecar]"' in missing_packages()
+@pytest.mark.parametrize("package", PACKAGES)
+def test_without_its_packages_there_is_no_sidecar_and_the_remedy_is_told(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    reason = missing_packages()
+    assert package in reason
+    assert 'pip install "streamserve[sidecar]"' in reason

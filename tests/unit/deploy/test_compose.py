@@ -15,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from streamserve.config.drift_settings import DriftSettings
 from streamserve.demo.kafka_jars import kafka_version
 from tests.compose import COMPOSE, DOCKERFILE, ROOT, compose, stages
 
@@ -67,7 +68,9 @@ def test_nothing_starts_before_what_it_needs():
             if condition["condition"] == "service_healthy":
                 assert SERVICES[other].get("healthcheck", {}).get("test"), f"{name} waits for {other}'s health"
     assert waits["topics"]["kafka"]["condition"] == "service_healthy"
-    assert all(waits[name]["topics"]["condition"] == "service_completed_successfully" for name in [*WORKERS, "demo"])
+    assert all(
+        waits[name]["topics"]["condition"] == "service_completed_successfully" for name in [*WORKERS, "sidecar", "demo"]
+    )
 
 
 def test_ports_are_open_to_this_machine_only():
@@ -87,14 +90,34 @@ def test_the_dockerfile_passes_hadolint():
 
 def test_both_images_differ_in_their_packages_alone():
     cpu, gpu = stages()["worker-cpu"], stages()["worker-gpu"]
-    assert set(OURS) >= {"worker", "worker-gpu", "topics", "demo"}
+    assert set(OURS) >= {"worker", "worker-gpu", "sidecar", "topics", "demo"}
     for instruction in ("USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"):
         assert cpu[instruction] == gpu[instruction], instruction
     assert cpu["USER"] == ["10001:10001"]
     assert cpu["STOPSIGNAL"] == ["SIGTERM"]
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_sidecars_image_is_that_of_a_worker_with_a_port_and_a_command_of_its_own():
+    worker, sidecar = stages()["worker-cpu"], stages()["sidecar"]
+    for instruction in ("FROM", "USER", "WORKDIR", "STOPSIGNAL", "ENTRYPOINT", "ENV"):
+        ours = " ".join(sidecar.get(instruction, []))
+        assert ours.replace("AS sidecar", "AS worker-cpu") == " ".join(worker.get(instruction, [])), instruction
+    assert sidecar["HEALTHCHECK"] == [line.replace(":8080/", ":8090/") for line in worker["HEALTHCHECK"]]
+    assert sidecar["EXPOSE"] == [str(DriftSettings().http_port)]
+    assert SERVICES["sidecar"]["ports"] == [f"127.0.0.1:{DriftSettings().http_port}:{DriftSettings().http_port}"]
+
+
+def test_the_sidecars_packages_are_no_others_than_those_that_the_tests_run_with():
+    def packages(name):
+        lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+        return {line.split()[0] for line in lines if "==" in line}
+
+    assert packages("sidecar") <= packages("dev")
+    assert any(package.startswith("faust-streaming==") for package in packages("sidecar"))
+    assert not any(package.startswith("onnxruntime") for package in packages("sidecar"))
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu", "sidecar"])
 def test_packages_come_from_the_lock_file_with_hashes(target):
     (install, *_) = stages()[f"packages-{target}"]["RUN"]
     assert "--require-hashes --only-binary=:all: -r /tmp/requirements.txt" in install
