@@ -75,6 +75,7 @@ class Pipeline:
     folder: Path
     drift: dict = field(default_factory=dict)
     kafka: dict = field(default_factory=dict)
+    stall_s: float = 60
     name: str = field(default_factory=lambda: unique("p"))
 
     def __post_init__(self) -> None:
@@ -100,6 +101,7 @@ class Pipeline:
             "model": {"name": "m", "repository": str(self.folder)},
             "output": {"topic": f"{self.name}.out"},
             "dead_letter": {"topic": f"{self.name}.dlq"},
+            "delivery": {"stall_s": self.stall_s},
             "drift": {"http_port": 0, **self.drift},
         }
         self.file.write_text(json.dumps(document))

@@ -35,12 +35,14 @@ class Waiting:
     """Chunks that nobody has merged.
 
     Attributes:
+        positions: what was asked about.
         partitions: of the samples topic in which some wait.
         oldest_ms: stamp of the oldest of them; None when none waits or it has no stamp.
     """
 
-    partitions: frozenset[int] = frozenset()
-    oldest_ms: int | None = None
+    positions: Mapping[int, int]
+    partitions: frozenset[int]
+    oldest_ms: int | None
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class Backlog:
                 waiting.add(partition)
                 if record.timestamp_ms >= 0:
                     stamps.append(record.timestamp_ms)
-        return Waiting(partitions=frozenset(waiting), oldest_ms=min(stamps, default=None))
+        return Waiting(positions=at, partitions=frozenset(waiting), oldest_ms=min(stamps, default=None))
 
     def lag(self) -> int | None:
         """Records of the input topics that no worker has committed; None while none has committed anything.

@@ -68,8 +68,8 @@ class Monitor(Protocol):
     def metrics(self) -> Document:
         """Figures for Prometheus.
 
-        `chunks` and `labels`: outcome -> count since it was made. `open_incidents`. `versions`: per model version
-        `model`, `version`, `reference` (hash, or empty), `provisional`, `columns` (names, the worst first) and
+        `chunks`, `rows` and `labels`: outcome -> count since it was made. `open_incidents`. `versions`: per model
+        version `model`, `version`, `reference` (hash, or empty), `provisional`, `columns` (names, the worst first) and
         `windows`, each with `window_s`, `rows`, `scores` (statistic -> value per column) and `drifted` per column.
         """
         ...

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 from streamserve.sidecar.contracts import Monitor
 from streamserve.sidecar.metrics import MAX_COLUMNS, SidecarMetrics, VersionFigures, WindowFigures
 
+Counts = tuple[Counter[str], Counter[str], Counter[str]]
+
 
 class Figures:
     """Moves figures from monitors into metrics.
@@ -24,12 +26,11 @@ class Figures:
 
     def __init__(self, metrics: SidecarMetrics) -> None:
         self._metrics = metrics
-        self._marks: WeakKeyDictionary[Monitor, tuple[Counter[str], Counter[str]]] = WeakKeyDictionary()
+        self._marks: WeakKeyDictionary[Monitor, Counts] = WeakKeyDictionary()
 
     def mark(self, monitor: Monitor) -> None:
         """What the monitor counted until now is not news."""
-        found: Any = monitor.metrics()
-        self._marks[monitor] = (Counter(found["chunks"]), Counter(found["labels"]))
+        self._marks[monitor] = _counts(monitor.metrics())
 
     def move(self, monitors: Sequence[Monitor]) -> None:
         """Tell everything that is new."""
@@ -37,14 +38,20 @@ class Figures:
         incidents = 0
         for monitor in monitors:
             found: Any = monitor.metrics()
-            chunks, labels = Counter(found["chunks"]), Counter(found["labels"])
-            known = self._marks.get(monitor, (Counter(), Counter()))
-            self._metrics.count(chunks - known[0], labels - known[1])
-            self._marks[monitor] = (chunks, labels)
+            counts = _counts(found)
+            known = self._marks.get(monitor, (Counter(), Counter(), Counter()))
+            # A difference of counters leaves out what has shrunk: models and versions that were dropped.
+            self._metrics.count(counts[0] - known[0], counts[1] - known[1], counts[2] - known[2])
+            self._marks[monitor] = counts
             incidents += found["open_incidents"]
             versions += [_version(each) for each in found["versions"]]
         self._metrics.drift_open_incidents.set(incidents)
         self._metrics.show(versions)
+
+
+def _counts(found: Any) -> Counts:
+    """Chunks, rows and labels by outcome."""
+    return Counter(found["chunks"]), Counter(found["rows"]), Counter(found["labels"])
 
 
 def _version(found: Any) -> VersionFigures:

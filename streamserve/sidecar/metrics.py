@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 import streamserve
+from streamserve.drift.label_join import Outcome as LabelOutcome
 from streamserve.telemetry.declare import counter, counters, declarations, gauge, series
 
 MAX_COLUMNS = 200
 """Columns per model version that have series of their own, by rank."""
 
 ChunkOutcome = Literal["merged", "duplicate", "broken", "foreign", "unknown_reference"]
-LabelOutcome = Literal["joined", "duplicate", "unmatched", "malformed"]
+RowOutcome = Literal["merged", "late", "future"]
 AlertOutcome = Literal["sent", "given_up", "failed_attempt"]
 Counts = Mapping[str, int]
 
@@ -71,7 +72,16 @@ class SidecarMetrics:
         "Messages of the samples topic by what became of them.",
         {"outcome": get_args(ChunkOutcome)},
     )
-    drift_labels = counters("drift_labels_total", "Labels by what became of them.", {"outcome": get_args(LabelOutcome)})
+    drift_labels = counters(
+        "drift_labels_total",
+        "Labels, and predictions to be joined with one, by what became of them.",
+        {"outcome": get_args(LabelOutcome)},
+    )
+    drift_rows = counters(
+        "drift_rows_total",
+        "Sampled rows: merged, or left out as too late or from the future.",
+        {"outcome": get_args(RowOutcome)},
+    )
     drift_events = counter("drift_events_published_total", "Reports, alerts and other events published.")
     drift_webhooks = counters(
         "drift_webhooks_total",
@@ -95,7 +105,9 @@ class SidecarMetrics:
         ("model", "version", "feature", "window"),
     )
     drift_drifted_columns = series(
-        "drift_drifted_columns", "Columns that drifted in a window.", ("model", "version", "window")
+        "drift_drifted_columns",
+        f"Columns that drifted in a window, {MAX_COLUMNS} at most.",
+        ("model", "version", "window"),
     )
     drift_samples = series("drift_samples", "Sampled rows in a window.", ("model", "version", "window"))
     drift_reference_info = series(
@@ -112,15 +124,19 @@ class SidecarMetrics:
     drift_input_lag_records = gauge(
         "drift_input_lag_records", "Records of the input topics that no worker has committed.", unknown=True
     )
-    build_info = series("build_info", "1 for the streamserve and Python in use.", ("streamserve", "python"))
+    sidecar_build_info = series(
+        "sidecar_build_info", "1 for the streamserve and Python in use.", ("streamserve", "python")
+    )
 
     def __init__(self, registry: CollectorRegistry, *, pipeline: str) -> None:
         self._collectors = [declared.bind(self, {"pipeline": pipeline}) for declared in declarations(type(self))]
-        self.build_info.replace({(streamserve.__version__, platform.python_version()): 1})
+        self.sidecar_build_info.replace({(streamserve.__version__, platform.python_version()): 1})
         registry.register(self)
 
-    def count(self, chunks: Counts, labels: Counts) -> None:
+    def count(self, chunks: Counts, rows: Counts, labels: Counts) -> None:
         """Add what monitors counted since the last time; outcomes that are not declared are left out."""
+        for outcome in get_args(RowOutcome):
+            self.drift_rows[outcome,].inc(rows.get(outcome, 0))
         for outcome in get_args(ChunkOutcome):
             self.drift_chunks[outcome,].inc(chunks.get(outcome, 0))
         for outcome in get_args(LabelOutcome):

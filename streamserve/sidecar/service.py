@@ -44,8 +44,6 @@ from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 
 CONDITIONS = ("topics", "group", "rebuilt")
-STALL_S = 60.0
-"""Chunks wait and nothing is merged for so long, while brokers answer: something hangs."""
 BEAT_S = 1.0
 PROBE_S = 5.0
 
@@ -62,7 +60,6 @@ class Sidecar:
         settings: the pipeline, with a `drift` block.
         make_monitor: makes the monitor of a partition.
         end: ends the process at once; called by the watchdog.
-        stall_s: see `STALL_S`.
     """
 
     def __init__(
@@ -72,7 +69,6 @@ class Sidecar:
         log: Log,
         *,
         end: Callable[[], None],
-        stall_s: float = STALL_S,
     ) -> None:
         if settings.drift is None:
             raise ConfigError("there is no `drift` block in the configuration, so there is nothing for a sidecar to do")
@@ -87,7 +83,7 @@ class Sidecar:
         self._registry = CollectorRegistry()
         self._metrics = SidecarMetrics(self._registry, pipeline=settings.pipeline)
         self._figures = Figures(self._metrics)
-        self._health = Health(self._clock, stall_s=stall_s, conditions=CONDITIONS)
+        self._health = Health(self._clock, stall_s=settings.delivery.stall_s, conditions=CONDITIONS)
         self._references = CachedReferences(FolderReferences(settings.model.repository), self._clock, log)
         self._keeper = Keeper(self._own, self._client["session_timeout_ms"] / 1000, self._partitions_changed, log)
         self._board = SidecarBoard(
@@ -248,6 +244,7 @@ class Sidecar:
 
     async def _probes(self) -> None:
         """Every few seconds: what waits, for us and for the workers."""
+        others: Mapping[int, int] = {}
         while True:
             await asyncio.sleep(PROBE_S)
             positions = {owned.number: owned.next_offset for owned in self._keeper.owned if owned.ready}
@@ -262,6 +259,9 @@ class Sidecar:
                 continue
             self._health.brokers(reachable=True)
             self._health.lag(len(waiting.partitions))
+            if not positions and waiting.positions != others:
+                self._health.progress()  # somebody else's: this one owns nothing
+            others = waiting.positions
             self._show_backlog(waiting.oldest_ms, lag, waits=bool(waiting.partitions))
 
     def _show_backlog(self, oldest_ms: int | None, lag: int | None, *, waits: bool) -> None:

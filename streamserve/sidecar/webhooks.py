@@ -15,6 +15,8 @@ import orjson
 
 OPEN_FOR = timedelta(days=30)
 SEVERITIES = ("warning", "critical")
+LAST_MS = 200_000_000_000_000
+"""In the year 8307; calendars end in 9999."""
 JSON_TYPE = "application/json"
 
 
@@ -65,13 +67,20 @@ def read_alert(value: bytes) -> Alert | None:
             incident=str(document["incident"]),
             sequence=int(document["sequence"]),
             what=what,
-            at_ms=int(document["at_ms"]),
-            opened_ms=int(document["opened_ms"]),
+            at_ms=_time(document["at_ms"]),
+            opened_ms=_time(document["opened_ms"]),
             value=value,
             **texts,
         )
     except (KeyError, TypeError, ValueError):  # a JSON error is a ValueError
         return None
+
+
+def _time(value: object) -> int:
+    """Epoch milliseconds that a calendar knows. Raises: TypeError, ValueError."""
+    if not isinstance(value, int) or not 0 <= value <= LAST_MS:
+        raise ValueError(f"{value!r} is no time")
+    return value
 
 
 def request_for(value: bytes, place: str, style: Literal["alertmanager", "json"], dashboard: str) -> Request | None:

@@ -10,7 +10,7 @@ TARGET = "docs/metrics.md"
 
 _INTRODUCTION = """# Metrics
 
-<!-- Generated from streamserve/telemetry/metrics.py; changes are made there. -->
+<!-- Generated from streamserve/telemetry/metrics.py and streamserve/sidecar/metrics.py; changes are made there. -->
 
 A worker slot serves these at `/metrics` in the Prometheus text format or, when asked for it, OpenMetrics.
 Names and labels are a contract: new ones may come, these stay. Units are base units. Every series carries the
@@ -23,14 +23,26 @@ the sum of `streamserve_records_rejected_total`.
 """
 
 
-def render() -> str:
-    """The reference as Markdown, ending in a newline."""
+_SIDECAR = """## The drift sidecar
+
+`streamserve sidecar` serves these at `/metrics` of its own port. Every series carries the label `pipeline`. Columns have
+series of their own as far as they are among the 200 of their version that rank highest.
+"""
+
+
+def render(sidecar: type) -> str:
+    """The reference as Markdown, ending in a newline.
+
+    Args:
+        sidecar: the class that declares the sidecar's metrics.
+    """
     specs = [declared.spec for declared in declarations(WorkerMetrics)]
     parts = [_INTRODUCTION.format(base=", ".join(f"`{label}`" for label in BASE_LABELS))]
     for title, kind in (("Counters", "counter"), ("Histograms", "histogram"), ("Gauges", "gauge")):
         chosen = [spec for spec in specs if spec.kind == kind]
         parts.append(f"## {title}\n\n" + _table(chosen))
     parts.append("## Buckets\n\n" + _buckets([spec for spec in specs if spec.buckets]))
+    parts += [_SIDECAR, _table([declared.spec for declared in declarations(sidecar)])]
     return "\n".join(parts)
 
 

@@ -136,4 +136,5 @@ class CountingMonitor:
         return None
 
     def metrics(self):
-        return {"chunks": self.chunks, "labels": self.label_counts, "open_incidents": 0, "versions": []}
+        rows = {"merged": sum(self.ids.values())}
+        return {"chunks": self.chunks, "rows": rows, "labels": self.label_counts, "open_incidents": 0, "versions": []}

@@ -1,0 +1,148 @@
+"""Taking a partition over: fencing, memory by checkpoints, and transactions of others that are open."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from confluent_kafka import Producer
+
+from streamserve.clock import SystemClock
+from streamserve.config.drift_topics import drift_topics
+from streamserve.config.loading import load
+from streamserve.errors import Fenced, SourceError
+from streamserve.sidecar import recovery as recovery_module
+from streamserve.sidecar.publisher import Destination, Publisher
+from streamserve.sidecar.recovery import Recovery
+from streamserve.telemetry.logs import Log
+from tests.services import produce, unique
+from tests.sidecars import Pipeline, Writer
+from tests.unit.sidecar.counting_monitor import Told
+
+
+class Place:
+    """A pipeline, and what works on its partitions."""
+
+    def __init__(self, bootstrap, folder) -> None:
+        self.pipeline = Pipeline(bootstrap, folder, drift={"labels": {"wait_s": 600}})
+        self.settings = load(self.pipeline.file).settings
+        self.topics = drift_topics(self.settings)
+
+    def publisher(self, partition=0):
+        counts = {self.topics.samples: 2, self.topics.reports: 1, self.topics.alerts: 1}
+        destination = Destination(pipeline=self.pipeline.name, partition=partition, topics=self.topics, counts=counts)
+        publisher = Publisher(self.settings, destination, SystemClock(), Log.open(verbosity=-3))
+        publisher.open()
+        return publisher
+
+    def recovery(self, partition=0):
+        return Recovery(self.settings, self.topics, partition, lambda: False)
+
+    def memory(self, partition=0, *, wall_ms=None):
+        return self.recovery(partition).memory(wall_ms or now_ms())
+
+
+@pytest.fixture
+def place(kafka, tmp_path):
+    return Place(kafka.bootstrap, tmp_path)
+
+
+def now_ms():
+    return round(time.time() * 1000)
+
+
+def state(model, number):
+    return Told("state", model, version="", number=number)
+
+
+def learned(model, version):
+    return Told("reference", model, version=version)
+
+
+def numbers(memory):
+    return [(each["kind"], each["model"], each.get("number", each.get("version"))) for each in memory.documents]
+
+
+def test_the_newest_state_of_every_model_and_every_reference_of_this_partition_is_found(place):
+    mine, other = place.publisher(0), place.publisher(1)
+    mine.publish([learned("a", "1"), state("a", 1)])
+    other.publish([state("c", 9)])
+    mine.publish([Told("report", "a"), state("b", 2), state("a", 3)])
+    mine.publish([learned("a", "2"), learned("a", "1")])
+    assert numbers(place.memory(0)) == [
+        ("state", "b", 2),
+        ("state", "a", 3),
+        ("reference", "a", "2"),
+        ("reference", "a", "1"),
+    ]
+    assert numbers(place.memory(1)) == [("state", "c", 9)]
+
+
+def test_the_second_owner_fences_the_first_whose_words_then_count_for_nothing(place):
+    first = place.publisher()
+    first.publish([state("a", 1)])
+    second = place.publisher()
+    with pytest.raises(Fenced):
+        first.publish([Told("alert", "a"), state("a", 2)])
+    second.publish([state("a", 3)])
+    with pytest.raises(Fenced):
+        first.publish([state("a", 4)])
+    assert numbers(place.memory()) == [("state", "a", 3)]
+    assert place.pipeline.told(place.pipeline.alerts, "alert") == []
+
+
+def test_a_checkpoint_ends_the_search_and_without_one_everything_is_read(place):
+    long_ago = now_ms() - 48 * 3600 * 1000
+    headers = [("kind", b"state"), ("samples-partition", b"0")]
+    old = {"timestamp": long_ago, "headers": headers, "value": b'{"kind":"state","model":"old","number":1}'}
+    produce(place.pipeline.bootstrap, place.topics.reports, [old] * 50)
+    publisher = place.publisher()
+    publisher.publish([state("new", 2)])
+    found = place.memory()
+    assert numbers(found) == [("state", "old", 1), ("state", "new", 2)]
+    assert found.records == 51
+
+    publisher.publish([state("old", 1), state("new", 2)], checkpoint=True)
+    publisher.publish([state("new", 3)])
+    found = place.memory()
+    assert numbers(found) == [("state", "old", 1), ("state", "new", 3)]
+    assert found.records == 4
+
+
+def test_what_stands_behind_another_partitions_open_transaction_is_waited_for(place, monkeypatch):
+    open_one = Producer(
+        {"bootstrap.servers": place.pipeline.bootstrap, "transactional.id": unique("t"), "log_level": 0}
+    )
+    open_one.init_transactions(30)
+    open_one.begin_transaction()
+    open_one.produce(place.topics.reports, b"?")
+    open_one.flush(30)
+    place.publisher().publish([state("a", 1)])  # committed, and not yet to be seen
+    monkeypatch.setattr(recovery_module, "UNSTABLE_S", 0.5)
+    with pytest.raises(SourceError, match="stays open"):
+        place.memory()
+    monkeypatch.setattr(recovery_module, "UNSTABLE_S", 30)
+    threading.Timer(1.0, open_one.abort_transaction).start()
+    assert numbers(place.memory()) == [("state", "a", 1)]
+
+
+def test_samples_and_labels_come_by_time_and_leave_their_positions(place):
+    bootstrap, now = place.pipeline.bootstrap, now_ms()
+    writer = Writer(bootstrap, place.topics.samples)
+    writer.write(b"aborted", commit=False)
+    timed = [{"value": b"s%d" % i, "partition": 0, "timestamp": now + 2 * i} for i in range(5)]
+    produce(bootstrap, place.topics.samples, timed)
+    old = {"value": b"old", "timestamp": now - 3_600_000}
+    produce(
+        bootstrap, place.topics.labels, [old, *({"value": b"l%d" % i, "timestamp": now + 2 * i + 1} for i in range(5))]
+    )
+    tail = place.recovery().samples(None)
+    found = [record.value for record in tail.records(now)]
+    assert found == [value for i in range(5) for value in (b"s%d" % i, b"l%d" % i)]
+    assert (tail.next_offset, tail.labels) == (7, {0: 6})
+    assert [r.value for r in place.recovery().samples(5).records(now) if r.topic == place.topics.samples] == [
+        b"s3",
+        b"s4",
+    ]
+    assert [r.value for r in place.recovery().samples(99).records(now) if r.topic == place.topics.samples] == []
