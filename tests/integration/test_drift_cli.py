@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +22,9 @@ from streamserve.demo.flights import Flights
 from streamserve.drift.chunk import RejectCount, TextColumn, encode
 from streamserve.drift.levels import draws, stream_seed
 from streamserve.registry.references import FolderReferences
-from tests.pipelines import flights_folder
+from tests.pipelines import drained, environment, flights_folder, free_port, running, wait_ready
 from tests.samples import sample_chunk
-from tests.services import create_topic, produce, unique
+from tests.services import create_topic, produce, read_all, unique
 
 ROWS = 12_000
 CHUNK = 300
@@ -38,8 +39,8 @@ class Pipeline:
         self.name = flights_folder(folder)
         (folder / "models/flight-delay/1/reference.json").unlink(missing_ok=True)
         self.config = folder / "streamserve.yaml"
-        text = self.config.read_text()
-        self.config.write_text(text + ("" if "\ndrift:" in text else DRIFT))
+        before, _, _ = self.config.read_text().partition("\ndrift:")
+        self.config.write_text(f"{before}\n{DRIFT}")
         self.settings = load(self.config, {"kafka.bootstrap.servers": bootstrap}).settings
         self.samples = create_topic(bootstrap, f"{self.name}.samples", 2)
         self.events = f"{self.name}.departures"
@@ -122,7 +123,11 @@ def run(pipeline, capsys):
 
 
 def same(one, two) -> bool:
-    return one.document.columns == two.document.columns and one.document.dispersion == two.document.dispersion
+    """All columns and the dispersion alike, to the bit."""
+    assert one.names == two.names
+    for mine, other in zip(one.columns, two.columns, strict=True):
+        assert mine == other
+    return one.document.dispersion == two.document.dispersion
 
 
 def test_samples_events_and_a_file_of_the_same_rows_give_the_same_reference(pipeline, run):
@@ -158,6 +163,35 @@ def test_a_slice_of_time_is_read_in_all_three(pipeline, run):
     assert [each.rows for each in found] == [count] * 3
     assert same(found[0], found[1])
     assert same(found[0], found[2])
+
+
+def test_what_a_worker_samples_is_what_a_reference_is_made_of(pipeline, run):
+    for topic in (pipeline.settings.output.topic, pipeline.settings.dead_letter.topic):
+        create_topic(pipeline.bootstrap, topic, 3)
+    create_topic(pipeline.bootstrap, pipeline.events, 3)
+    lines = [*pipeline.file.read_bytes().splitlines()[:5000], b"no event"]
+    produce(pipeline.bootstrap, pipeline.events, lines)
+    port, log = free_port(), pipeline.folder / "worker.log"
+    text = pipeline.config.read_text().replace("cache: {url:", "# cache: {url:")
+    pipeline.config.write_text(text.replace("drift: {", "drift: {samples_per_s: all, "))
+    env = environment(KAFKA_BOOTSTRAP=pipeline.bootstrap)
+    with running(["streamserve", "run", "--set", f"http.port={port}"], pipeline.folder, env, log) as worker:
+        wait_ready(port, worker, log)
+        deadline = time.monotonic() + 30
+        while len(read_all(pipeline.bootstrap, pipeline.settings.output.topic)) < 5000:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        drained(worker, log)
+
+    run("baseline", "--from", pipeline.events)
+    from_events = pipeline.reference()
+    out, _ = run("baseline", "--from", "samples")
+    assert from_events.rows == 5000
+    assert same(pipeline.reference(), from_events)
+    assert "1 rows that a worker rejects" in out
+    said = json.loads(run("report", "--format", "json")[0])
+    assert (said["rows"], said["drifted"], len(said["rejects"])) == (5000, [], 1)
+    assert all(column["p"] == 1 and column["psi"] == 0 for column in said["columns"])
 
 
 def test_samples_of_several_levels_become_those_of_the_coarsest(pipeline, run):

@@ -48,7 +48,8 @@ def folder(tmp_path):
     flights_folder(tmp_path)
     (tmp_path / "models/flight-delay/1/reference.json").unlink(missing_ok=True)
     config = tmp_path / "streamserve.yaml"
-    config.write_text(config.read_text() + ("" if "\ndrift:" in config.read_text() else DRIFT))
+    before, _, _ = config.read_text().partition("\ndrift:")
+    config.write_text(f"{before}\n{DRIFT}")
     return tmp_path
 
 

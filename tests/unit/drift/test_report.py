@@ -165,6 +165,7 @@ def test_bins_are_named_by_their_edges_or_by_their_only_value(reference):
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
+
 class Elements(HTMLParser):
     """Elements of a page, and whether each is closed where it should be."""
 
