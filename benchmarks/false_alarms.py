@@ -39,6 +39,8 @@ from streamserve.drift.special import chi2_quantile
 CHUNK = 4320
 """Panes at once: half a day."""
 COLUMNS_AT_ONCE = 10
+WINDOWS_AT_ONCE = 300
+"""Their arrays stay in the cache."""
 NAMES = [f"{kind_of(feature)} {feature}" for feature in range(FEATURES)]
 
 Counts = npt.NDArray[np.int32]
@@ -113,14 +115,12 @@ def one_week(seed: int, panes: int, rate: float, share: float = 1.0) -> Week:
     ]
     watch = _Watch(reference, Decider(budget=budget))
     longest = budget.panes(budget.windows_s[-1])
-    before: Counts = np.zeros((0, *reference.counts.shape), np.int32)
+    sums: Counts = np.zeros((1, *reference.counts.shape), np.int32)
     end = round(share * WEEK_S / budget.pane_s)
     for first in range(0, end, CHUNK):
         fresh = stream.counts(min(CHUNK, end - first), reference.tables)
-        counts = np.concatenate([before, fresh])
-        sums = np.concatenate([np.zeros((1, *counts.shape[1:]), np.int32), np.cumsum(counts, axis=0, dtype=np.int32)])
-        watch.chunk(sums, first - len(before), first, screens)
-        before = counts[-longest:]
+        sums = summed(sums[-longest - 1 :], fresh)
+        watch.chunk(sums, first + len(fresh) + 1 - len(sums), first, screens)
     return watch.week
 
 
@@ -180,13 +180,25 @@ class _Watch:
         week.smallest_p[name] = min(week.smallest_p.get(name, np.inf), ratio)
 
 
+def summed(before: Counts, fresh: Counts) -> Counts:
+    """Cumulative counts, continued by new panes (a row at a time: the rows stay in the cache)."""
+    sums = np.empty((len(before) + len(fresh), *fresh.shape[1:]), np.int32)
+    sums[: len(before)] = before
+    for index, counts in enumerate(fresh, start=len(before)):
+        np.add(sums[index - 1], counts, out=sums[index])
+    return sums
+
+
 def screened(sums: Counts, ends: I64, panes: int, screen: Screen) -> Bools:
     """Which of the windows that end at `ends` (indices into `sums`) could find anything."""
     rows = (sums[ends, 0] - sums[ends - panes, 0]).sum(axis=-1).astype(np.float64)
     found = np.zeros(len(ends), np.bool_)
     for column in range(0, sums.shape[1], COLUMNS_AT_ONCE):
         part = slice(column, column + COLUMNS_AT_ONCE)
-        found |= screen.candidates(sums[ends, part] - sums[ends - panes, part], column, rows)
+        for first in range(0, len(ends), WINDOWS_AT_ONCE):
+            some = slice(first, first + WINDOWS_AT_ONCE)
+            counts = sums[ends[some], part] - sums[ends[some] - panes, part]
+            found[some] |= screen.candidates(counts, column, rows[some])
     return found
 
 

@@ -20,6 +20,7 @@ section 6.6 (the signed root).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from streamserve.batch import F64, I64, Bools
 from streamserve.drift.dispersion import Effective, contrasts
 from streamserve.drift.scores import POOL_BELOW, pooled, shares, two_sample_terms
 from streamserve.drift.special import f_sf, log_binomial_sf, student_two_sided
+
+NO_ROWS: Final = 1e-300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,19 +82,22 @@ def p_contrasts(p: F64, q: F64, window: Effective, base: Effective) -> F64:
         window: what the window's rows are worth.
         base: what the reference's rows are worth.
     """
-    root, dof = signed_root(p, q, window, base)
+    root, dof = np.broadcast_arrays(*signed_root(p, q, window, base))
     # t as a normal deviate (Wallace 1959), only to find the largest: its p-value is Student's own
-    rank = np.where(dof > 1.0, dof, 0.0) * np.log1p(root * root / np.where(dof > 1.0, dof, 1.0))
-    best = np.expand_dims(np.where(np.isfinite(dof), rank, root * root).argmax(axis=-1), -1)
-    chosen, freedom = (np.take_along_axis(values, best, axis=-1)[..., 0] for values in (root, dof))
-    result: F64 = np.minimum(student_two_sided(chosen, freedom) * p.shape[-1], 1.0)
+    square = root * root
+    known = np.isfinite(dof) & (dof > 1.0)
+    freedom = np.where(known, dof, 1.0)
+    rank = np.where(known, freedom * np.log1p(square / freedom), np.where(dof > 1.0, square, 0.0))
+    best = np.expand_dims(rank.argmax(axis=-1), -1)
+    chosen, chosen_dof = (np.take_along_axis(values, best, axis=-1)[..., 0] for values in (root, dof))
+    result: F64 = np.minimum(student_two_sided(chosen, chosen_dof) * p.shape[-1], 1.0)
     return result
 
 
 def signed_root(p: F64, q: F64, window: Effective, base: Effective) -> tuple[F64, F64]:
     """Root of the likelihood ratio of every contrast, without its sign and 0 where one may not be tested, and dof."""
     n, m = window.rows, base.rows
-    middle = np.clip((n * p + m * q) / (n + m), 0.0, 1.0)
+    middle = np.clip((n * p + m * q) / np.maximum(n + m, NO_ROWS), 0.0, 1.0)
     enough = np.minimum(n, m) * np.minimum(middle, 1.0 - middle) >= POOL_BELOW
     safe = np.where(enough, middle, 0.5)
     ratio = 2.0 * (n * _divergence(p, safe) + m * _divergence(q, safe))
@@ -117,7 +123,9 @@ def p_chi_square(p: F64, q: F64, window: Effective, base: Effective) -> F64:
     pearson, deviance = two_sample_terms(observed, expected)
     statistic = np.where(kept, np.minimum(pearson, deviance), 0.0).sum(axis=-1)
     cells = kept.sum(axis=-1) - 1.0
-    dof = combined_dof(window.peak_rows, window.peak_dof, base.peak_rows, base.peak_dof)
+    cells, dof = np.broadcast_arrays(
+        cells, combined_dof(window.peak_rows, window.peak_dof, base.peak_rows, base.peak_dof)
+    )
     able = (cells > 0) & (dof > 0)
     above = np.where(able, cells, 1.0)
     return np.where(able, f_sf(statistic / above, above, np.where(able, dof, 1.0)), 1.0)
@@ -132,12 +140,13 @@ def p_rare(p: F64, q: F64, window: Effective, base: Effective) -> F64:
     """
     n, m = window.peak_rows[..., None], base.peak_rows[..., None]
     dof = combined_dof(window.peak_rows, window.peak_dof, base.peak_rows, base.peak_dof)
+    chance = n / np.maximum(n + m, NO_ROWS)
     hits, before = np.floor(p * n + 1e-9), np.ceil(q * m - 1e-9)
-    rare = (hits > 0) & (p > q) & (n * (hits + before) / (n + m) < POOL_BELOW) & (dof[..., None] > 0)
+    rare = (hits > 0) & (p > q) & (chance * (hits + before) < POOL_BELOW) & (dof[..., None] > 0)
     surprises = np.zeros(rare.shape)
     if rare.any():
         k, both = hits[rare], (hits + before)[rare]
-        surprises[rare] = -log_binomial_sf(k, both, np.broadcast_to(n / (n + m), rare.shape)[rare])
+        surprises[rare] = -log_binomial_sf(k, both, np.broadcast_to(chance, rare.shape)[rare])
     surprise = surprises.max(axis=-1)
     freedom = np.where(dof > 0, np.minimum(dof, 1e9), 1.0)
     tail = np.exp(-0.5 * freedom * np.log1p(2.0 * surprise / freedom))
