@@ -350,7 +350,8 @@ def _cells(reference: Reference, look: Look, i: int) -> list[Document]:
     found: list[Document] = []
     for cell, (label, low, high) in enumerate(_cell_labels(column)):
         found.append({"label": label, "low": low, "high": high, "reference": before[cell], "current": now[cell]})
-    for cell, label in ((OTHER, "other"), (UNSEEN, "unseen"), (MISSING, "missing")):
+    unseen = "(not finite)" if column.kind == "numeric" else "(unseen)"
+    for cell, label in ((OTHER, "(other)"), (UNSEEN, unseen), (MISSING, "(missing)")):
         if before[cell] > 0 or now[cell] > 0:
             found.append({"label": label, "low": None, "high": None, "reference": before[cell], "current": now[cell]})
     return found
