@@ -18,6 +18,7 @@ from streamserve.telemetry.logs import Log
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+LEAVE_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Keeper:
         self._log = log
         self._owned: dict[int, OwnedPartition] = {}
         self._keeping: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, asyncio.Future[None]] = {}
         self._failed: dict[int, asyncio.Future[StreamServeError]] = {}
 
     @property
@@ -130,6 +132,9 @@ class Keeper:
         """Own a partition until cancelled."""
         pause_s = FIRST_PAUSE_S
         while True:
+            if (leaving := self._leaving.pop(number, None)) is not None:
+                # Both have the same transactional id: the old one must not be initialised after the new one.
+                await asyncio.wait({leaving}, timeout=LEAVE_S)
             failed = self._failed[number] = asyncio.get_running_loop().create_future()
             owned = self._owned[number] = self._make(number)
             try:
@@ -158,7 +163,7 @@ class Keeper:
         owned = self._owned.pop(number, None)
         if owned is not None:
             self._totals.published += owned.take_published()
-            owned.close()
+            self._leaving[number] = asyncio.wrap_future(owned.close())
 
     def _drop_if(self, number: int, owned: OwnedPartition) -> None:
         if self._owned.get(number) is owned:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -139,14 +139,17 @@ class OwnedPartition:
                 events = list(self._memory.values())
                 await self._aside(lambda: self._parts.publisher.publish(events, checkpoint=True))
 
-    def close(self) -> None:
-        """Stop at once; nothing is published any more. Idempotent, never blocks."""
-        if self._closed.is_set():
-            return
+    def close(self) -> Future[None]:
+        """Stop at once; nothing new is published any more. To be called once; never blocks.
+
+        Returns:
+            Done when the partition's thread is through with what it was doing.
+        """
         self._closed.set()
         self._ready.set()
-        self._executor.submit(self._parts.publisher.close)
+        left = self._executor.submit(self._parts.publisher.close)
         self._executor.shutdown(wait=False)
+        return left
 
     async def _publish(self, events: Sequence[Event]) -> None:
         if events:

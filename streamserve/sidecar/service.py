@@ -245,8 +245,9 @@ class Sidecar:
     async def _probes(self) -> None:
         """Every few seconds: what waits, for us and for the workers."""
         others: Mapping[int, int] = {}
+        every_s = min(PROBE_S, self._settings.delivery.stall_s / 4)
         while True:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(every_s)
             positions = {owned.number: owned.next_offset for owned in self._keeper.owned if owned.ready}
             if not positions and self._keeper.numbers:
                 continue  # rebuilding, which reports its own progress
