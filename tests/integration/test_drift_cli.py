@@ -276,6 +276,7 @@ def test_the_offsets_told_make_the_same_report_again_when_more_has_come(pipeline
     pipeline.sample([*pipeline.chunks(6000, ROWS), *pipeline.chunks(0, 6000, partition=1)])
     words = shlex.split(first["again"])
     assert words[:3] == ["streamserve", "drift", "report"]
+    assert "kafka" not in first["again"]
     second = json.loads(run(*words[2:], "--format", "json")[0])
     for key in ("rows", "columns", "span", "first_ms", "last_ms", "reference"):
         assert second[key] == first[key]
