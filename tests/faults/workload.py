@@ -36,6 +36,7 @@ class Pipeline:
         redis_url: its cache, or None.
         formatted: how events are encoded.
         extra: more YAML at the top level.
+        samples_per_s: what is sampled for the drift sidecar; None: nothing.
         module: what a slot's process runs.
     """
 
@@ -47,6 +48,7 @@ class Pipeline:
     kafka: dict[str, object] = field(default_factory=dict)
     formatted: str = "json"
     extra: str = ""
+    samples_per_s: int | str | None = None
     module: str = "streamserve.slot"
 
     @property
@@ -62,6 +64,10 @@ class Pipeline:
         return f"{self.name}.dlq"
 
     @property
+    def samples(self) -> str:
+        return f"{self.name}.samples"
+
+    @property
     def config(self) -> Path:
         return self.folder / f"{self.name}.yaml"
 
@@ -69,9 +75,12 @@ class Pipeline:
         """Topics, model and configuration. Returns: itself."""
         for topic in (self.events, self.predictions, self.dead_letters):
             create_topic(self.bootstrap, topic, PARTITIONS, TOPIC_SETTINGS)
+        if self.samples_per_s is not None:
+            create_topic(self.bootstrap, self.samples, 1, TOPIC_SETTINGS)
         models.save(models.mlp(), self.folder / "models" / "mlp" / "1")
         kafka = {"bootstrap.servers": self.bootstrap, **self.kafka}
         cache = f"cache: {{url: {self.redis_url}}}" if self.redis_url else ""
+        drift = f"drift: {{samples_per_s: {self.samples_per_s}}}" if self.samples_per_s is not None else ""
         identifier = "" if self.formatted == "raw" else ", id: id"
         self.config.write_text(
             f"""
@@ -86,6 +95,7 @@ dead_letter: {{topic: {self.dead_letters}}}
 delivery: {{guarantee: {self.guarantee}}}
 state_dir: "{self.folder / "state"}"
 {cache}
+{drift}
 {self.extra}
 """
         )

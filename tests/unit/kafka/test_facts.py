@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamserve.errors import ContractError
 from streamserve.kafka.embedded import EmbeddedKafka
 from streamserve.kafka.facts import DEFAULT_MAX_MESSAGE_BYTES, RECORD_OVERHEAD_BYTES, topic_facts
 from streamserve.testing import memory_settings
@@ -25,3 +26,21 @@ def test_a_record_is_bounded_by_its_topic_and_by_our_producer(kafka, limit):
         settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": broker.bootstrap, **kafka})
         facts = topic_facts(settings)
     assert facts.max_bytes == dict.fromkeys(["predictions", "dead"], limit - RECORD_OVERHEAD_BYTES)
+
+
+def test_a_missing_samples_topic_is_told_like_any_other(embedded_kafka):
+    for topic in ("events", "predictions", "dead"):
+        embedded_kafka.create_topic(topic, 1)
+    settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": embedded_kafka.bootstrap}, drift={})
+    hint = "create it with `streamserve topics apply`, or mend input.topics, .* or drift.samples_topic"
+    with pytest.raises(ContractError, match=rf"topic memory.samples does not exist; {hint}"):
+        topic_facts(settings)
+
+
+def test_the_samples_topic_has_partitions_and_a_limit(embedded_kafka):
+    for topic, partitions in (("events", 1), ("predictions", 1), ("dead", 1), ("memory.samples", 3)):
+        embedded_kafka.create_topic(topic, partitions)
+    settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": embedded_kafka.bootstrap}, drift={})
+    facts = topic_facts(settings)
+    assert facts.partitions["memory.samples"] == 3
+    assert facts.max_bytes["memory.samples"] == DEFAULT_MAX_MESSAGE_BYTES - RECORD_OVERHEAD_BYTES
