@@ -179,7 +179,7 @@ class Demo:
         if self.sidecar is None or self._glance is None:
             return None
         until_s = time.monotonic() + CATCH_UP_TIMEOUT_S
-        while not (caught_up := self._glance.caught_up(replay.newest_ms)) and time.monotonic() < until_s:
+        while not (caught_up := self._glance.caught_up(replay.newest_ms, replay.labels)) and time.monotonic() < until_s:
             if not self.sidecar.alive:
                 break
             eye.show("waiting for the sidecar")

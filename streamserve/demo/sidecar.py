@@ -23,7 +23,9 @@ DEFAULT_PORT = 8090
 STOP_TIMEOUT_S = 15.0
 GLANCE_EVERY_S = 0.5
 CAUGHT_UP_S = 1.0
-"""A sidecar that is near the end of the replay and has found nothing new for so long has read everything."""
+"""A sidecar that knows the newest events and every label, and found nothing new for so long, has read everything."""
+SETTLED_S = 4.0
+"""Likewise without every label: some predictions were not sampled."""
 NEAR_MS = 6 * 3_600_000
 """The newest samples are no older than this, event time: of a fast replay not every event is sampled."""
 CATCH_UP_TIMEOUT_S = 30.0
@@ -155,15 +157,17 @@ class Glance:
             return f"{place} starts"
         return place if self.overview is None else f"{place} · {self.overview.message}"
 
-    def caught_up(self, newest_ms: int) -> bool:
+    def caught_up(self, newest_ms: int, labels: int) -> bool:
         """Whether it has read everything that is there, as far as one can see from outside.
 
         Args:
             newest_ms: event time of the newest event.
+            labels: how many there are.
         """
-        models = self.overview.models if self.overview is not None else ()
-        near = any(model.newest_ms >= newest_ms - NEAR_MS for model in models)
-        return near and time.monotonic() - self.changed_s > CAUGHT_UP_S
+        seen, still_s = self.overview, time.monotonic() - self.changed_s
+        if seen is None or not any(model.newest_ms >= newest_ms - NEAR_MS for model in seen.models):
+            return False
+        return still_s > (CAUGHT_UP_S if seen.joined >= labels else SETTLED_S)
 
     def _run(self) -> None:
         while not self._stop.wait(GLANCE_EVERY_S):

@@ -99,18 +99,23 @@ def test_a_sidecar_that_is_not_ready_is_not_asked(dashboard):
     looking.stop()
 
 
-def test_it_has_caught_up_when_nothing_new_was_read_for_a_while(dashboard, glance):
-    assert not glance.caught_up(NEWEST_MS)
-    eventually(lambda: glance.caught_up(NEWEST_MS))
+def test_it_has_caught_up_when_every_label_has_its_prediction_and_nothing_new_was_read(dashboard, glance):
+    assert not glance.caught_up(NEWEST_MS, 0)
+    eventually(lambda: glance.caught_up(NEWEST_MS, 0))
     dashboard.document = overview(chunks=1, joined=7)
-    eventually(lambda: not glance.caught_up(NEWEST_MS))
-    eventually(lambda: glance.caught_up(NEWEST_MS))
-    assert glance.overview.joined == 7
+    eventually(lambda: not glance.caught_up(NEWEST_MS, 7))
+    eventually(lambda: glance.caught_up(NEWEST_MS, 7))
+    assert not glance.caught_up(NEWEST_MS, 8)
+
+
+def test_labels_that_never_find_a_prediction_are_not_waited_for_without_an_end(glance):
+    eventually(lambda: glance.caught_up(NEWEST_MS, 1_000_000))
+    assert glance.overview.joined == 0
 
 
 def test_it_has_not_caught_up_while_its_newest_samples_are_of_another_day(glance):
-    eventually(lambda: glance.caught_up(NEWEST_MS + 3_600_000))
-    assert not glance.caught_up(NEWEST_MS + 86_400_000)
+    eventually(lambda: glance.caught_up(NEWEST_MS + 3_600_000, 0))
+    assert not glance.caught_up(NEWEST_MS + 86_400_000, 0)
 
 
 def test_one_that_ended_is_told_with_its_log(dashboard, glance):
