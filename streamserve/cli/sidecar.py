@@ -13,8 +13,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from streamserve.cli import verbosity
 from streamserve.cli.console import say
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, SetOption, parse_set
@@ -40,17 +38,21 @@ def command(config: ConfigOption = DEFAULT_CONFIG, set_: SetOption = None) -> No
         say(str(issue))
     from streamserve.drift.monitor import Monitor
 
-    raise typer.Exit(serve(loaded, Monitor))
+    serve(loaded, Monitor)
 
 
-def serve(loaded: LoadedConfig, make_monitor: MonitorFactory) -> int:
-    """Run the service; ends the process at once when it has stopped, since a client may hang in its close.
+def serve(loaded: LoadedConfig, make_monitor: MonitorFactory) -> None:
+    """Run the service, and end the process with its exit code.
 
     Raises:
         StreamServeError: before it has started.
     """
-    log = Log.open(verbosity=verbosity())
-    code = asyncio.run(_serve(loaded, make_monitor, log))
+    asyncio.run(_serve_and_end(loaded, make_monitor, Log.open(verbosity=verbosity())))
+
+
+async def _serve_and_end(loaded: LoadedConfig, make_monitor: MonitorFactory, log: Log) -> None:
+    """End here, not after the event loop has waited for its threads: a client may hang in its close."""
+    code = await _serve(loaded, make_monitor, log)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

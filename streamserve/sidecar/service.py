@@ -140,7 +140,7 @@ class Sidecar:
                 await labels.open()
             self._health.tick()
             watchdog.open()
-            await stream.open()
+            await self._unless_stopped(stream.open())
             yield stream
         finally:
             watchdog.close()
@@ -148,6 +148,17 @@ class Sidecar:
             if labels is not None:
                 labels.close()
             await stream.close()
+
+    async def _unless_stopped(self, opening: Coroutine[object, object, None]) -> None:
+        """Wait for an opening, which may take as long as no broker answers, or for a stop."""
+        task, stopping = asyncio.create_task(opening), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            stopping.cancel()
 
     async def _work(self, jobs: list[Coroutine[object, object, None]]) -> None:
         """Run the jobs until told to stop; a job that ends by itself ends all with its error."""

@@ -29,6 +29,8 @@ from streamserve.telemetry.logs import Log
 
 BUFFERED_CHUNKS = 64
 """Chunks that wait in memory between the consumer and the agent."""
+FETCH_BYTES = 8 << 20
+"""A wide chunk has half a megabyte; there is one fetch at a time, so it had better hold some."""
 MAX_POLL_INTERVAL_S = 900.0
 """A rebuild may hold the stream up for so long; a stream that is stuck is found by the watchdog long before."""
 STOP_TIMEOUT_S = 5.0
@@ -168,6 +170,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=int(MAX_POLL_INTERVAL_S * 1000),
             rebalance_timeout_ms=60_000,
             fetch_max_wait_ms=500,
+            max_partition_fetch_bytes=FETCH_BYTES,
             check_crcs=True,
         )
 

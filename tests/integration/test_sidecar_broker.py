@@ -34,6 +34,9 @@ def test_a_broker_that_dies_and_comes_back_is_waited_for(tmp_path):
             again = Writer(pipeline.bootstrap, pipeline.samples)
             write_rows(again, pipeline, 500, 1000)
             sidecar.wait_for(lambda: sidecar.rows() == {"m": 1000}, timeout_s=40)
+            incidents = pipeline.incidents()
+            [broker] = cluster.brokers
+            broker.pause()
             sidecar.process.send_signal(signal.SIGTERM)
-            assert sidecar.process.wait(15) == 0
-        assert pipeline.incidents() == {f"m-{number}": 1 for number in range(1, 11)}
+            assert sidecar.process.wait(20) == 0  # nobody answers, and it ends
+        assert incidents == {f"m-{number}": 1 for number in range(1, 11)}

@@ -9,4 +9,4 @@ from streamserve.config.loading import load
 from tests.unit.sidecar.counting_monitor import CountingMonitor
 
 if __name__ == "__main__":
-    sys.exit(serve(load(sys.argv[1]), CountingMonitor))
+    serve(load(sys.argv[1]), CountingMonitor)
