@@ -7,21 +7,25 @@ was seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from streamserve.batch import Bools
 from streamserve.drift.chunk import SampleChunk
 
+MarksDocument = dict[str, dict[str, dict[str, int]]]
+
 
 class Marks:
-    """The position after the last offset merged, per source topic and partition."""
+    """The position after the last offset merged, per model version, source topic and partition.
 
-    def __init__(self, positions: Mapping[str, Mapping[str, int]] | None = None) -> None:
-        self._next: dict[tuple[str, int], int] = {
-            (topic, int(partition)): position
-            for topic, partitions in (positions or {}).items()
+    Per version, because a shadow scores the very offsets that the stable version scores.
+    """
+
+    def __init__(self, positions: MarksDocument | None = None) -> None:
+        self._next: dict[tuple[str, str, int], int] = {
+            (version, topic, int(partition)): position
+            for version, topics in (positions or {}).items()
+            for topic, partitions in topics.items()
             for partition, position in partitions.items()
         }
 
@@ -31,16 +35,17 @@ class Marks:
         Returns:
             bool[n] over the rows, and one bool per span.
         """
-        marks = [self._next.get((span.topic, span.partition), -1) for span in chunk.spans]
+        keys = [(chunk.version, span.topic, span.partition) for span in chunk.spans]
+        marks = [self._next.get(key, -1) for key in keys]
         fresh = [span.first >= mark for span, mark in zip(chunk.spans, marks, strict=True)]
         rows = chunk.offset >= np.array(marks, dtype=np.int64)[chunk.span] if len(chunk) else np.zeros(0, np.bool_)
-        for span, mark in zip(chunk.spans, marks, strict=True):
-            self._next[span.topic, span.partition] = max(mark, span.end)
+        for key, span, mark in zip(keys, chunk.spans, marks, strict=True):
+            self._next[key] = max(mark, span.end)
         return rows, fresh
 
-    def to_document(self) -> dict[str, dict[str, int]]:
-        """JSON: topic -> partition -> position."""
-        document: dict[str, dict[str, int]] = {}
-        for (topic, partition), position in sorted(self._next.items()):
-            document.setdefault(topic, {})[str(partition)] = position
+    def to_document(self) -> MarksDocument:
+        """JSON: version -> topic -> partition -> position."""
+        document: MarksDocument = {}
+        for (version, topic, partition), position in sorted(self._next.items()):
+            document.setdefault(version, {}).setdefault(topic, {})[str(partition)] = position
         return document

@@ -26,7 +26,7 @@ from streamserve.drift.events import Event, PerformanceReport, ReferenceLearned,
 from streamserve.drift.gathered import Rows, Volume
 from streamserve.drift.incidents import IncidentBook, Signal
 from streamserve.drift.loops_back import LoopsBack
-from streamserve.drift.marks import Marks
+from streamserve.drift.marks import Marks, MarksDocument
 from streamserve.drift.metrics import metrics
 from streamserve.drift.outcomes import Outcomes, Tally
 from streamserve.drift.performance_history import PerformanceHistory
@@ -69,10 +69,11 @@ class Counts:
 class StateDocument(msgspec.Struct, frozen=True, kw_only=True):
     """`State.state`: everything that cannot be had from the chunks again."""
 
-    marks: dict[str, dict[str, int]]
+    marks: MarksDocument
     newest_pane: int
     watermark_ms: int | None
     looked: dict[str, dict[str, int]]
+    first_ms: dict[str, int | None]
     incidents: dict[str, dict[str, object]]
     told: list[dict[str, Any]]
     rows: int
@@ -109,6 +110,7 @@ class ModelMonitor:
         self.versions: dict[str, VersionWatch] = {}
         self.books: dict[str, IncidentBook] = {}
         self._looked: dict[str, dict[WindowKey, int]] = {}
+        self._first_ms: dict[str, int | None] = {}
         self._learned: dict[str, Reference] = {}
         self.told: deque[dict[str, Any]] = deque(maxlen=MAX_TOLD)
         self.traffic = Traffic()
@@ -135,6 +137,7 @@ class ModelMonitor:
         if self.outcomes is not None and document.outcomes is not None:
             self.outcomes.restore(document.outcomes)
         self._loops.restore(document.retraining)
+        self._first_ms = dict(document.first_ms)
         self._looked = {
             version: {_key(text): slot for text, slot in slots.items()} for version, slots in document.looked.items()
         }
@@ -166,6 +169,7 @@ class ModelMonitor:
                 version: {_text(key): slot for key, slot in watch.looked.items()}
                 for version, watch in self.versions.items()
             },
+            first_ms={version: watch.first_ms for version, watch in self.versions.items()},
             incidents={version: book.to_document() for version, book in self.books.items()},
             told=list(self.told),
             rows=point.rows,
@@ -255,6 +259,7 @@ class ModelMonitor:
         if chunk.reference and (reference is None or reference.hash != chunk.reference):
             self.counts.unknown_reference += 1
         watch = VersionWatch(identity, self.settings, reference, self._looked.get(chunk.version))
+        watch.first_ms = self._first_ms.get(chunk.version)
         self.versions[chunk.version] = watch
         self._set_beside()
         return watch

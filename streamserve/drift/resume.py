@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from streamserve.drift.marks import MarksDocument
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
@@ -25,7 +27,7 @@ class ResumePoint:
 
     offset: int
     newest_pane: int
-    marks: dict[str, dict[str, int]]
+    marks: MarksDocument
     watermark_ms: int | None
     rows: int
 

@@ -107,6 +107,7 @@ class VersionWatch:
         self.latest: dict[WindowKey, Look] = {}
         self.history: dict[float, History] = {window_s: History() for window_s in settings.windows_s}
         self.newest_ms = -1
+        self.first_ms: int | None = None
         self.reference: Reference | None = None
         self.segments = Segments((), ())
         self.gathered: Gathered | None = None
@@ -145,6 +146,8 @@ class VersionWatch:
         """Take in rows. Returns: a reference that was learned with them."""
         if len(rows):
             self.newest_ms = max(self.newest_ms, int(rows.event_time_ms.max()))
+            if self.first_ms is None:
+                self.first_ms = int(np.median(rows.event_time_ms))
         if self.beside is not None:
             self.beside.gathered.add(rows, newest_ms)
         if self.gathered is None or self.reference is None:
@@ -156,7 +159,13 @@ class VersionWatch:
         return None
 
     def due(self, up_to_ms: int) -> list[Due]:
-        """Windows that ended by then and were not looked at, in order of their ends, the shortest first."""
+        """Windows that ended by then and were not looked at, in order of their ends, the shortest first.
+
+        A window that began before the first rows came is not full: what is known of how such windows vary does not
+        hold for it, and it is passed over.
+        """
+        if self.first_ms is None:
+            return []
         found = []
         for key, ring in self.gathered.rings.items() if self.gathered is not None else ():
             window_s, segment = key
@@ -165,7 +174,7 @@ class VersionWatch:
             up_to = up_to_ms // ring.stride_ms - 1
             found += [
                 Due(window_s=window_s, segment=segment, slot=slot, end_ms=(slot + 1) * ring.stride_ms)
-                for slot in ring.filled(self.looked.get(key, -1), up_to)
+                for slot in ring.filled(max(self.looked.get(key, -1), ring.first_full(self.first_ms) - 1), up_to)
             ]
         return sorted(found, key=lambda due: (due.end_ms, due.window_s, due.segment))
 
@@ -194,6 +203,7 @@ class VersionWatch:
         self.looked.clear()
         self.latest.clear()
         self.newest_ms = -1
+        self.first_ms = None
 
     def _learn(self, rows: Rows, wall_ms: int) -> Reference | None:
         enough = self._learner.add(rows)

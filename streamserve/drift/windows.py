@@ -70,6 +70,10 @@ class Ring(Generic[T]):
         """Slots after `after`, up to `up_to`, at whose end the window holds anything, ascending."""
         return sorted(slot for slot in self._slots if after < slot <= up_to)
 
+    def first_full(self, start_ms: int) -> int:
+        """The first slot at whose end the window lies within what came since `start_ms`, give or take a slot."""
+        return self.slot_of(start_ms) + self.length - 1
+
     def clear(self) -> None:
         """Forget all rows."""
         self._slots.clear()

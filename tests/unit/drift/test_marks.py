@@ -43,7 +43,7 @@ def test_a_gap_is_no_reason_to_refuse():
 def test_marks_go_on_from_their_document():
     marks = Marks()
     marks.take(chunk((0, 0, 4), (3, 5, 9)))
-    assert marks.to_document() == {"t": {"0": 4, "3": 9}}
+    assert marks.to_document() == {"1": {"t": {"0": 4, "3": 9}}}
     again = Marks(marks.to_document())
     assert not again.take(chunk((0, 0, 4), (3, 5, 9)))[0].any()
     assert again.to_document() == marks.to_document()
@@ -54,7 +54,7 @@ def test_a_chunk_without_rows_moves_the_mark():
     assert marks.take(chunk((0, 0, 0)))[1] == [True]
     bare = chunk((0, 0, 4)).without_rows()
     assert marks.take(bare)[1] == [True]
-    assert marks.to_document() == {"t": {"0": 4}}
+    assert marks.to_document() == {"1": {"t": {"0": 4}}}
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
