@@ -45,7 +45,7 @@ class Told:
         looks: looks at a window that were reported.
         drifted: columns that drifted in a look, sorted.
         incidents: incidents that were opened.
-        named: what the alerts name, in the order of their first mention.
+        named: what the alerts name, the newest alert's strongest reason first.
     """
 
     looks: int = 0
@@ -115,7 +115,7 @@ def told(reports: Iterable[bytes], alerts: Iterable[bytes]) -> Told:
         looks=len(looks),
         drifted=tuple(sorted({name for look in looks for name in look.drifted})),
         incidents=sum(page.alert == "opened" for page in pages),
-        named=tuple(dict.fromkeys(reason.column for page in pages for reason in page.reasons)),
+        named=tuple(dict.fromkeys(reason.column for page in reversed(pages) for reason in page.reasons)),
     )
 
 

@@ -7,11 +7,12 @@ import subprocess
 
 import pytest
 
+from streamserve.demo.injection import Fault
 from tests.markdown import ROOT, blocks, commands
 from tests.pipelines import environment
 
 README = ROOT / "README.md"
-TRY, SESSION = blocks("sh", pages=[README])
+TRY, SESSION, DRIFT = blocks("sh", pages=[README])
 
 
 def test_it_is_short():
@@ -23,6 +24,12 @@ def test_its_two_commands_are_scripts():
     for words in commands(TRY.text):
         done = subprocess.run([ROOT / words[0], "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_its_fault_is_one_that_the_demo_knows():
+    ((script, option, fault),) = commands(DRIFT.text)
+    assert (script, option) == ("scripts/demo", "--inject")
+    assert fault in list(Fault)
 
 
 def test_numbers_of_speed_are_in_one_place():
