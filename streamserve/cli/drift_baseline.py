@@ -225,7 +225,7 @@ def make(
 ) -> tuple[Reference, Judged | None, list[str]]:
     """The reference of the rows, what labels told, and what a person should know. Raises: ContractError."""
     from streamserve.cli.drift_labels import judge
-    from streamserve.drift.baseline import BaselineOptions, build
+    from streamserve.drift.baseline import BaselineOptions, build, error_inflation
     from streamserve.drift.cells import derived
 
     rows, drift = gathering.rows, _drift(settings)
@@ -235,6 +235,10 @@ def make(
     columns = derived(rows.columns, drift.labels)
     judged = judge(columns, rows.labels, drift.labels) if wish.label is not None else None
     _check_names(columns, wish)
+    inflation = 1.0
+    if judged is not None:
+        times = rows.event_time_ms[judged.known]
+        inflation = error_inflation(judged.errors, times, pane_s=drift.pane_s, window_s=max(drift.windows_s))
     reference = build(
         columns,
         rows.event_time_ms,
@@ -249,6 +253,7 @@ def make(
             calibration=judged.calibration if judged else None,
             performance=judged.performance if judged else {},
             segments=drift.segments,
+            error_inflation=inflation,
         ),
     )
     return reference, judged, _warnings(reference, gathering, judged, panes(rows.event_time_ms, drift.pane_s), wish)

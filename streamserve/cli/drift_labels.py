@@ -30,12 +30,16 @@ class Judged:
         performance: metric -> value.
         rows: how many rows have a label that is one.
         unusable: rows whose label is none.
+        known: bool[n], rows whose label is one.
+        errors: float64[rows], 1 where the prediction was wrong.
     """
 
     calibration: Calibration | None
     performance: dict[str, float]
     rows: int
     unusable: int
+    known: Bools
+    errors: F64
 
 
 def judge(columns: Mapping[str, SampledColumn], labels: Sequence[object], settings: LabelSettings | None) -> Judged:
@@ -56,7 +60,7 @@ def judge(columns: Mapping[str, SampledColumn], labels: Sequence[object], settin
     given = sum(label is not None for label in labels)
     scores, truth = outputs[known], truth[known]
     if not len(truth):
-        return Judged(calibration=None, performance={}, rows=0, unusable=given)
+        return Judged(calibration=None, performance={}, rows=0, unusable=given, known=known, errors=np.zeros(0))
     calibration = None
     if task.kind == "binary":
         calibration = Calibration.fit(scores[:, 0], truth)
@@ -64,7 +68,14 @@ def judge(columns: Mapping[str, SampledColumn], labels: Sequence[object], settin
         calibration = Calibration.fit(scores, truth)
     sums = Performance.of(task, scores, truth, np.ones(len(truth)))
     performance = {name: float(f"{metric.value:.6g}") for name, metric in metrics(sums).items()}
-    return Judged(calibration=calibration, performance=performance, rows=len(truth), unusable=given - len(truth))
+    return Judged(
+        calibration=calibration,
+        performance=performance,
+        rows=len(truth),
+        unusable=given - len(truth),
+        known=known,
+        errors=task.errors(scores, truth),
+    )
 
 
 def _outputs(columns: Mapping[str, SampledColumn], settings: LabelSettings | None) -> F64:

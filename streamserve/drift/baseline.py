@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from streamserve.batch import I64
+from streamserve.batch import F64, I64
 from streamserve.config.drift_settings import SegmentSettings
 from streamserve.drift.bins import count_cells
 from streamserve.drift.calibration import Calibration
@@ -21,8 +21,8 @@ from streamserve.drift.reference import FORMAT, Document, Reference, layout
 from streamserve.drift.schema import CELLS, MonitoredColumn
 from streamserve.drift.segments import ALL, Segments
 
-MAX_PANES = 1000
-"""Panes that the dispersion is fitted on; of more the last ones in time."""
+MOST_PANES, MOST_COUNTS = 20_000, 40_000_000
+"""Panes that the dispersion is fitted on, and counts of their cells in all; of more panes the last ones in time."""
 ROWS_AT_ONCE = 20_000
 MIN_PANES = 30
 
@@ -42,6 +42,7 @@ class BaselineOptions:
         calibration: scores to probabilities.
         performance: metric -> value on these rows.
         segments: rows that are counted on their own as well.
+        error_inflation: see `error_inflation`.
     """
 
     model: str
@@ -55,6 +56,7 @@ class BaselineOptions:
     calibration: Calibration | None = None
     performance: Mapping[str, float] = field(default_factory=dict)
     segments: Sequence[SegmentSettings] = ()
+    error_inflation: float = 1.0
 
 
 def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: BaselineOptions) -> Reference:
@@ -106,9 +108,30 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
             dispersion=Dispersion.fit(_pane_counts(codes, pane), ordered).to_document(),
             calibration=options.calibration.to_document() if options.calibration else None,
             performance=dict(options.performance),
+            error_inflation=options.error_inflation,
             segments={name: _counts(unordered[rows]).tolist() for name, rows in segments if name != ALL},
         )
     )
+
+
+def error_inflation(errors: F64, event_time_ms: I64, *, pane_s: float, window_s: float) -> float:
+    """How much more the errors of a window vary than independent ones would, at least 1: bad days come in runs.
+
+    Detectors on errors assume independence; they are fed means of so many errors instead of single ones.
+
+    Args:
+        errors: float64[n], 1 for a wrong prediction.
+        event_time_ms: int64[n].
+        pane_s: the pane of the monitor, seconds.
+        window_s: its longest window, seconds.
+    """
+    if not len(errors):
+        return 1.0
+    order = np.argsort(event_time_ms, kind="stable")
+    codes = errors[order].astype(np.uint8).reshape(-1, 1)
+    panes = _pane_counts(codes, event_time_ms[order] // round(pane_s * 1000))
+    fitted = Dispersion.fit(panes, np.zeros(1, dtype=np.bool_)).inflation(window_s / pane_s)
+    return max(1.0, float(fitted.factor[0, 1]))
 
 
 def _as_text(column: SampledColumn) -> SampledColumn:
@@ -149,7 +172,8 @@ def _counts(codes: U8) -> I64:
 
 def _pane_counts(codes: U8, pane: I64) -> I64:
     """Counts per pane in time, int64[G, F, CELLS], empty panes too; of rows that share few panes, blocks of rows."""
-    first = max(int(pane[0]), int(pane[-1]) - MAX_PANES + 1)
+    most = min(MOST_PANES, max(MIN_PANES, MOST_COUNTS // (codes.shape[1] * CELLS)))
+    first = max(int(pane[0]), int(pane[-1]) - most + 1)
     starts = np.searchsorted(pane, np.arange(first, int(pane[-1]) + 2))
     if np.count_nonzero(np.diff(starts)) < MIN_PANES:
         starts = np.linspace(0, len(codes), MIN_PANES + 1).astype(np.int64)

@@ -10,8 +10,9 @@ in the earlier life, fill the panes but are not fed to the detectors a second ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from streamserve.drift.version_watch import VersionWatch
 from streamserve.drift.windows import Ring
 
 WEEK_S = 604_800.0
+RECENT_ERRORS = 30
 
 
 @dataclass(slots=True)
@@ -68,14 +70,46 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Seen:
+    """A running mean."""
+
+    n: int = 0
+    total: float = 0.0
+
+    def add(self, values: F64) -> None:
+        """Take in values."""
+        self.n += len(values)
+        self.total += float(values.sum())
+
+    @property
+    def mean(self) -> float:
+        """Their mean; 0 before the first."""
+        return self.total / self.n if self.n else 0.0
+
+
+@dataclass(slots=True)
 class VersionOutcomes:
-    """Of one version: its rings by window and segment, its detectors, what they said since the last look."""
+    """Of one version.
+
+    Attributes:
+        watch: who.
+        task: what is compared.
+        rings: performance by window and segment.
+        adwin, hddm: detectors on means of `block` errors, which are about independent of each other.
+        block: how many errors that takes, by the reference.
+        waiting: errors of a block that is not full.
+        seen: all errors so far.
+        signals: what the detectors said since the last look.
+    """
 
     watch: VersionWatch
     task: Task
     rings: dict[tuple[float, str], Ring[Tally]]
     adwin: Adwin
     hddm: HddmA
+    block: int = 1
+    waiting: F64 = field(default_factory=lambda: np.zeros(0))
+    seen: Seen = field(default_factory=Seen)
     signals: list[Signal] = field(default_factory=list)
 
 
@@ -175,7 +209,7 @@ class Outcomes:
         return {
             "labels": {str(partition): position for partition, position in self._read.items()},
             "detectors": {
-                name: {"adwin": each.adwin.to_document(), "hddm": each.hddm.to_document()}
+                name: {"adwin": each.adwin.to_document(), "hddm": each.hddm.to_document(), "seen": asdict(each.seen)}
                 for name, each in self.versions.items()
             },
         }
@@ -212,6 +246,8 @@ class Outcomes:
             },
             adwin=adwin,
             hddm=hddm,
+            block=_block(watch),
+            seen=Seen(**self._restored.pop(name, {}).get("seen", {})),
         )
         self.versions[name] = found
         for gone in [each for each in self.versions if each not in self._alive(name)]:
@@ -224,13 +260,13 @@ class Outcomes:
         return {newest, *ranked[:8]}
 
     def _detectors(self, watch: VersionWatch) -> tuple[Adwin, HddmA]:
-        before = self._restored.pop(watch.identity.version, None)
+        before = self._restored.get(watch.identity.version)
         if before is not None:
             return Adwin.from_document(before["adwin"]), HddmA.from_document(before["hddm"])
         budget = watch.decider.budget.detectors_per_week() / 2
         rate = watch.reference.document.rows_per_s if watch.reference is not None else None
         most = self._settings.samples_per_s
-        per_s = min(float(each) for each in (rate, most, 1e6) if isinstance(each, int | float))
+        per_s = min(float(each) for each in (rate, most, 1e6) if isinstance(each, int | float)) / _block(watch)
         sure = {kind: confidence_for(budget, per_s * WEEK_S, detector=kind) for kind in ("adwin", "hddm_a")}
         drift = sure["hddm_a"]
         return Adwin(AdwinSettings(delta=sure["adwin"])), HddmA(HddmSettings(drift=drift, warning=min(5 * drift, 0.5)))
@@ -250,20 +286,30 @@ class Outcomes:
                 self._put(version, name, slot, Tally(realised, expected, Performance.empty(task)), now_ms)
 
     def _detect(self, version: VersionOutcomes, pairs: Pairs) -> None:
-        errors = version.task.errors(pairs.outputs, pairs.label)
-        before = version.adwin.mean
-        hold_s = max(self._settings.windows_s)
+        came = np.concatenate([version.waiting, version.task.errors(pairs.outputs, pairs.label)])
+        whole = len(came) - len(came) % version.block
+        errors, version.waiting = came[:whole].reshape(-1, version.block).mean(axis=1), came[whole:]
+        if not len(errors):
+            return
+        usual = _usual_errors(version)
         found = []
-        if version.adwin.extend(errors) and version.adwin.mean > before:
+        if version.adwin.extend(errors):
             found.append(("ADWIN", version.adwin.mean))
         if version.hddm.extend(errors):
-            found.append(("HDDM-A", float(errors.mean())))
             version.hddm.reset()
+            found.append(("HDDM-A", float(errors[-RECENT_ERRORS:].mean())))
+        version.seen.add(errors)
         for name, rate in found:
-            detail = f"{name}: {rate:.1%} of the newest predictions are wrong, {before:.1%} before"
-            severity = max(rate / max(before, 1e-6), 1.0)
+            if rate - usual < self._settings.effects.share:
+                continue  # fewer errors, or hardly more
             version.signals.append(
-                Signal(source="labels", subject="errors", severity=severity, hold_s=hold_s, detail=detail)
+                Signal(
+                    source="labels",
+                    subject="errors",
+                    severity=max(rate / max(usual, 1e-6), 1.0),
+                    hold_s=max(self._settings.windows_s),
+                    detail=f"{name}: {rate:.1%} of the newest predictions are wrong, {usual:.1%} is usual",
+                )
             )
 
     def _slots(self, times_ms: I64) -> list[tuple[int, I64]]:
@@ -286,6 +332,18 @@ class Outcomes:
         for (_, name), ring in version.rings.items():
             if name == segment:
                 ring.add(ring.slot_of(at_ms), tally.copy(), ring.slot_of(now_ms))
+
+
+def _usual_errors(version: VersionOutcomes) -> float:
+    """The error rate of the reference, or of all labels so far."""
+    reference = version.watch.reference
+    accuracy = reference.document.performance.get("accuracy") if reference is not None else None
+    return 1.0 - accuracy if accuracy is not None else version.seen.mean
+
+
+def _block(watch: VersionWatch) -> int:
+    """Errors whose mean varies like one independent error would."""
+    return 1 if watch.reference is None else math.ceil(watch.reference.document.error_inflation)
 
 
 def labels_width(labels: LabelSettings) -> int:

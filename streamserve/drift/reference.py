@@ -82,6 +82,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     calibration: dict[str, object] | None = None
     performance: dict[str, float] = {}
     segments: dict[str, list[list[int]]] = {}
+    error_inflation: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
