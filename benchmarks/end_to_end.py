@@ -71,7 +71,7 @@ class Bench:
     def worker_command(self, workload: Workload, topic: str, guarantee: str, extra: str = "") -> tuple[list[str], str]:
         """A worker slot's command line and its output topic, which is made."""
         name = f"worker{next(self._numbers)}"
-        self.create(f"{name}.predictions", f"{name}.dlq")
+        self.create(f"{name}.predictions", f"{name}.dlq", f"{name}.samples")
         workload.save_model(self._folder / "models")
         config = self._folder / f"{name}.yaml"
         config.write_text(

@@ -49,6 +49,10 @@ class Workload:
         model = models.mlp() if self.name == "mlp" else models.ffnn()
         return models.save(model, repository / self.name / "1")
 
+    def features(self) -> str:
+        """The `features` of its configuration, as YAML in one line."""
+        return f"{{field: x, size: {self.width}}}"
+
     def config(self, *, bootstrap: str, repository: Path, topic: str, pipeline: str, extra: str = "") -> str:
         """`streamserve.yaml` of this workload; `extra` is more YAML at the top level."""
         return f"""
@@ -56,7 +60,7 @@ version: 1
 pipeline: {pipeline}
 kafka: {{bootstrap.servers: "{bootstrap}"}}
 input: {{topics: [{topic}], format: json, id: id}}
-features: {{field: x, size: {self.width}}}
+features: {self.features()}
 model: {{name: {self.name}, repository: "{repository}"}}
 engine: {{max_batch_size: 512}}
 output: {{topic: {pipeline}.predictions, outputs: {{{self.output}: {self.output}}}}}

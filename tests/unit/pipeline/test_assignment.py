@@ -172,6 +172,16 @@ steps = st.lists(
 )
 
 
+def test_the_share_owned_is_that_of_now_over_none_and_up_to_all():
+    assignment = Assignment(ManualClock())
+    share, unknown = assignment.share_of(4), assignment.share_of(0)
+    assert share() == 0.25
+    assignment.assign(TopicPartition("t", number) for number in range(3))
+    assert share() == 0.75
+    assignment.assign(TopicPartition("t", number) for number in range(3, 9))  # the topic grew
+    assert (share(), unknown()) == (1.0, 1.0)
+
+
 @given(steps)
 def test_committed_never_passes_delivered_and_stale_commits_change_nothing(schedule):
     assignment = Assignment(ManualClock())
