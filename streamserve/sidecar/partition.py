@@ -20,7 +20,7 @@ from streamserve.clock import Clock
 from streamserve.kafka.reading import StoredRecord
 from streamserve.sidecar.contracts import Document, Event, Monitor, TopicRole
 from streamserve.sidecar.publisher import KIND_HEADER, MEMORY_KINDS, Publisher
-from streamserve.sidecar.recovery import Recovery, SamplesTail
+from streamserve.sidecar.recovery import Recovery, SamplesTail, still_served
 from streamserve.telemetry.logs import Log
 
 CHECKPOINT_S = 3600.0
@@ -81,7 +81,7 @@ class OwnedPartition:
         self._closed = parts.closed
         self._monitor = parts.make_monitor()
         self._labels: dict[int, int] = {}
-        self._memory: dict[tuple[str, bytes, str], Event] = {}
+        self._memory: dict[tuple[str, bytes, str], tuple[Event, int]] = {}
         self._checkpoint_s = clock.monotonic_s()
 
     @property
@@ -136,8 +136,11 @@ class OwnedPartition:
         async with self._turn:
             if self.ready and self._memory and self._clock.monotonic_s() - self._checkpoint_s > CHECKPOINT_S:
                 self._checkpoint_s = self._clock.monotonic_s()
-                events = list(self._memory.values())
-                await self._aside(lambda: self._parts.publisher.publish(events, checkpoint=True))
+                told = {identity: told_ms for identity, (_, told_ms) in self._memory.items()}
+                kept = still_served(self._memory, told, model=lambda identity: identity[1])
+                self._memory = {identity: self._memory[identity] for identity in kept}
+                remembered = list(self._memory.values())
+                await self._aside(lambda: self._parts.publisher.checkpoint(remembered))
 
     def close(self) -> Future[None]:
         """Stop at once; nothing new is published any more. To be called once; never blocks.
@@ -163,15 +166,16 @@ class OwnedPartition:
         self._published += len(events)
         for event in events:
             if event.kind in MEMORY_KINDS:
-                self._remember(event.kind, event.key, str(getattr(event, "version", "")), event)
+                self._remember(event, str(getattr(event, "version", "")), self._clock.epoch_ms())
 
-    def _remember(self, kind: str, key: bytes, version: str, event: Event) -> None:
-        identity = (kind, key, version if kind == "reference" else "")
+    def _remember(self, event: Event, version: str, told_ms: int) -> None:
+        kind = event.kind
+        identity = (kind, event.key, version if kind == "reference" else "")
         self._memory.pop(identity, None)
         references = [known for known in self._memory if known[0] == "reference"]
         if kind == "reference" and len(references) >= MAX_REFERENCES:
             del self._memory[references[0]]
-        self._memory[identity] = event
+        self._memory[identity] = (event, told_ms)
 
     def _rebuild(self) -> SamplesTail:
         """In the executor's thread, which alone uses the monitor meanwhile."""
@@ -180,9 +184,9 @@ class OwnedPartition:
         parts.progress()
         memory = parts.recovery.memory(wall_ms)
         parts.progress()
-        for document in memory.documents:
+        for document, told_ms in zip(memory.documents, memory.told_ms, strict=True):
             event = _Remembered(document)
-            self._remember(event.kind, event.key, event.version, event)
+            self._remember(event, event.version, told_ms)
         tail = parts.recovery.samples(self._restore(memory.documents))
         pending: list[Event] = []
         labels: list[StoredRecord] = []

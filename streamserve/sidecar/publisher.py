@@ -30,6 +30,8 @@ PARTITION_HEADER = "samples-partition"
 KIND_HEADER = "kind"
 CHECKPOINT_HEADER = "checkpoint"
 """On the records of a checkpoint: `first` on the first of them, `more` on the others."""
+TOLD_HEADER = "told-ms"
+"""On the records of a checkpoint: when the record was published first, epoch milliseconds."""
 MEMORY_KINDS = frozenset({"state", "reference"})
 """Kinds that a successor starts from."""
 FLUSH_TIMEOUT_S = 30.0
@@ -81,28 +83,47 @@ class Publisher:
         """Fence earlier owners and end what they left open. Raises: SinkError, BrokerUnavailable."""
         self._slot.renew()
 
-    def publish(self, events: Iterable[Event], *, checkpoint: bool = False) -> None:
-        """Publish events in one transaction.
-
-        Args:
-            events: in this order, per topic.
-            checkpoint: they are everything that a successor starts from.
+    def publish(self, events: Iterable[Event]) -> None:
+        """Publish events in one transaction, in this order per topic.
 
         Raises:
             Fenced: another owner has taken over.
             SinkError: it failed; whether it was published is known to the topics only.
         """
-        # Never a new client here, whatever the old one went through: initialising it would fence the rightful owner.
-        slot = self._slot
-        slot.call("begin_transaction")
-        for number, event in enumerate(events):
-            self._produce(event, self._headers(event, number, checkpoint=checkpoint))
-        self._flush()
-        slot.call("commit_transaction")  # fails when a record was not delivered
+        self._publish([(event, self._headers(event)) for event in events])
+
+    def checkpoint(self, remembered: Iterable[tuple[Event, int]]) -> None:
+        """Publish again everything that a successor starts from, each with when it was published first.
+
+        Raises:
+            Fenced, SinkError: as for `publish`.
+        """
+        self._publish(
+            [
+                (
+                    event,
+                    [
+                        *self._headers(event),
+                        (CHECKPOINT_HEADER, b"more" if number else b"first"),
+                        (TOLD_HEADER, b"%d" % told_ms),
+                    ],
+                )
+                for number, (event, told_ms) in enumerate(remembered)
+            ]
+        )
 
     def close(self) -> None:
         """Let the client go; what it has open is ended by the next owner."""
         self._slot.discard()
+
+    def _publish(self, records: Sequence[tuple[Event, Headers]]) -> None:
+        # Never a new client here, whatever the old one went through: initialising it would fence the rightful owner.
+        slot = self._slot
+        slot.call("begin_transaction")
+        for event, headers in records:
+            self._produce(event, headers)
+        self._flush()
+        slot.call("commit_transaction")  # fails when a record was not delivered
 
     def _produce(self, event: Event, headers: Headers) -> None:
         topic, partition = self._destination.place(event.topic_role)
@@ -119,11 +140,8 @@ class Publisher:
         if left:
             raise SinkError(f"{left} records were not delivered within {FLUSH_TIMEOUT_S:.0f} s", retryable=True)
 
-    def _headers(self, event: Event, number: int, *, checkpoint: bool) -> Headers:
-        headers = [(KIND_HEADER, event.kind.encode()), (PARTITION_HEADER, b"%d" % self._destination.partition)]
-        if checkpoint:
-            headers.append((CHECKPOINT_HEADER, b"more" if number else b"first"))
-        return headers
+    def _headers(self, event: Event) -> Headers:
+        return [(KIND_HEADER, event.kind.encode()), (PARTITION_HEADER, b"%d" % self._destination.partition)]
 
     def _properties(self, name: str) -> Properties:
         return producer_properties(self._settings, transactional_id=name)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
 
@@ -20,10 +21,13 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.errors import SourceError
 from streamserve.kafka.clients import Properties, reader_properties
 from streamserve.kafka.reading import Extent, StoredRecord, TopicReader
-from streamserve.sidecar.publisher import CHECKPOINT_HEADER, KIND_HEADER, MEMORY_KINDS, PARTITION_HEADER
+from streamserve.sidecar.publisher import CHECKPOINT_HEADER, KIND_HEADER, MEMORY_KINDS, PARTITION_HEADER, TOLD_HEADER
 
 MEMORY_SPANS_S = (2 * 3600.0, 24 * 3600.0)
 """How far back memory is looked for before everything is read; a checkpoint is written every hour."""
+KEEP_MS = 2 * 24 * 3600 * 1000
+"""Memory so much older than the newest is of a model that is not served any more; going on from there would mean to
+read all samples since."""
 FIRST_START_S = 24 * 3600.0
 """Without any memory, samples older than this are no news."""
 BROKERS_AWAY_S = 60.0
@@ -32,6 +36,7 @@ BROKERS_AWAY_S = 60.0
 UNSTABLE_S = 60.0
 """Transactions of others may stay open for so long before a takeover is given up; their own timeout is 30 s."""
 
+Identity = TypeVar("Identity", bound=Hashable)
 Stop = Callable[[], bool]
 
 
@@ -41,10 +46,12 @@ class Memory:
 
     Attributes:
         documents: states and references, oldest first.
+        told_ms: when each was published first.
         records: how many records were read to find them.
     """
 
     documents: list[dict[str, object]]
+    told_ms: list[int]
     records: int
 
 
@@ -76,11 +83,11 @@ class Recovery:
             extents = self._settled(reader)
             for span_s in MEMORY_SPANS_S:
                 start = reader.positions(wall_ms - round(span_s * 1000), extents)
-                found, records, complete = self._collect(reader, start, extents)
+                found, complete = self._collect(reader, start, extents)
                 if complete or start == {partition: extent.low for partition, extent in extents.items()}:
-                    return Memory(documents=found, records=records)
-            found, records, _ = self._collect(reader, reader.positions("beginning", extents), extents)
-        return Memory(documents=found, records=records)
+                    return found
+            found, _ = self._collect(reader, reader.positions("beginning", extents), extents)
+        return found
 
     def _settled(self, reader: TopicReader) -> dict[int, Extent]:
         """What the topic holds once all that is there now is decided.
@@ -108,9 +115,10 @@ class Recovery:
 
     def _collect(
         self, reader: TopicReader, start: Mapping[int, int], extents: Mapping[int, Extent]
-    ) -> tuple[list[dict[str, object]], int, bool]:
-        """Memory of our partition in a span, how many records the span has, and whether a checkpoint was among them."""
+    ) -> tuple[Memory, bool]:
+        """Memory of our partition in a span, and whether a checkpoint was among it."""
         newest: dict[tuple[object, ...], tuple[int, dict[str, object]]] = {}
+        told: dict[tuple[object, ...], int] = {}
         complete, records = False, 0
         for record in reader.read(start, {partition: extent.high for partition, extent in extents.items()}, self._stop):
             records += 1
@@ -127,7 +135,10 @@ class Recovery:
             if identity not in newest or newest[identity][0] <= record.timestamp_ms:
                 newest.pop(identity, None)  # so that the order of the dictionary is the order in time
                 newest[identity] = (record.timestamp_ms, document)
-        return [document for _, document in newest.values()], records, complete
+                told[identity] = _told_ms(headers, record.timestamp_ms)
+        kept = still_served(newest, told, model=lambda identity: identity[1])
+        documents = [newest[each][1] for each in kept]
+        return Memory(documents=documents, told_ms=[told[each] for each in kept], records=records), complete
 
     def samples(self, start: int | None) -> SamplesTail:
         """The samples from an offset (None: of the last day) to what is the end now, and labels since `wait_s`."""
@@ -187,6 +198,29 @@ def _document(value: bytes | None) -> dict[str, object] | None:
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def still_served(
+    memory: Iterable[Identity], told_ms: Mapping[Identity, int], *, model: Callable[[Identity], object]
+) -> list[Identity]:
+    """The part of the memory that is of models which anything was told of lately.
+
+    Args:
+        memory: by identity, in any order, which is kept.
+        told_ms: when each was published first.
+        model: of an identity.
+    """
+    newest: dict[object, int] = {}
+    for identity, at_ms in told_ms.items():
+        newest[model(identity)] = max(at_ms, newest.get(model(identity), at_ms))
+    since_ms = max(newest.values(), default=0) - KEEP_MS
+    return [identity for identity in memory if newest[model(identity)] >= since_ms]
+
+
+def _told_ms(headers: Mapping[str, bytes | None], otherwise_ms: int) -> int:
+    """When a record was published first."""
+    text = headers.get(TOLD_HEADER) or b""
+    return int(text) if text.isdigit() and len(text) < 16 else otherwise_ms
 
 
 def _identity(document: Mapping[str, object]) -> tuple[object, ...]:

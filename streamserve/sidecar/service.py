@@ -95,7 +95,6 @@ class Sidecar:
         self._backlog = Backlog(settings, self._topics.samples, group_name(settings.pipeline))
         self._counts: Mapping[str, int] = {}
         self._marked: set[int] = set()
-        self._published = 0
         self._stopping = asyncio.Event()
 
     @property

@@ -93,7 +93,7 @@ def test_the_second_owner_fences_the_first_whose_words_then_count_for_nothing(pl
 
 
 def test_a_checkpoint_ends_the_search_and_without_one_everything_is_read(place):
-    long_ago = now_ms() - 48 * 3600 * 1000
+    long_ago = now_ms() - 47 * 3600 * 1000
     headers = [("kind", b"state"), ("samples-partition", b"0")]
     old = {"timestamp": long_ago, "headers": headers, "value": b'{"kind":"state","model":"old","number":1}'}
     produce(place.pipeline.bootstrap, place.topics.reports, [old] * 50)
@@ -103,11 +103,32 @@ def test_a_checkpoint_ends_the_search_and_without_one_everything_is_read(place):
     assert numbers(found) == [("state", "old", 1), ("state", "new", 2)]
     assert found.records == 51
 
-    publisher.publish([state("old", 1), state("new", 2)], checkpoint=True)
+    publisher.checkpoint([(state("old", 1), now_ms() - 47 * 3600 * 1000), (state("new", 2), now_ms())])
     publisher.publish([state("new", 3)])
     found = place.memory()
     assert numbers(found) == [("state", "old", 1), ("state", "new", 3)]
     assert found.records == 4
+
+
+def test_a_model_that_is_not_served_any_more_is_forgotten(place):
+    publisher = place.publisher()
+    old_ms = now_ms() - 49 * 3600 * 1000
+    publisher.checkpoint(
+        [
+            (learned("retired", "1"), old_ms),
+            (state("retired", 1), old_ms),
+            (learned("served", "1"), old_ms),
+            (state("served", 2), now_ms()),
+        ]
+    )
+    assert numbers(place.memory()) == [("reference", "served", "1"), ("state", "served", 2)]
+
+
+def test_a_sidecar_that_was_away_for_long_forgets_nothing(place):
+    long_ago = now_ms() - 72 * 3600 * 1000
+    publisher = place.publisher()
+    publisher.checkpoint([(state("a", 1), long_ago), (state("b", 2), long_ago)])
+    assert numbers(place.memory()) == [("state", "a", 1), ("state", "b", 2)]
 
 
 def test_what_stands_behind_another_partitions_open_transaction_is_waited_for(place, monkeypatch):
