@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from streamserve.drift.chunk import SampleChunk, decode
+from streamserve.drift.marks import Marks
 from streamserve.kafka.facts import RECORD_OVERHEAD_BYTES, topic_facts
 from streamserve.testing import memory_settings
 from tests.faults.observe import read_topic, wait_for
@@ -110,6 +111,25 @@ def test_four_workers_that_are_killed_in_transactions_and_rebalanced(kafka):
     assert len(everything) > len(found), "no transaction with samples was aborted"
     dropped = Counter(place for place, *_ in places(everything)) - Counter(place for place, *_ in places(found))
     assert dropped  # rows of aborted chunks came again, in others
+
+
+def test_at_least_once_gives_every_row_once_to_whoever_keeps_marks(kafka):
+    """Killed between flush and commit, a worker writes the same rows again."""
+    how = {"guarantee": "at_least_once", "kafka": classic(2000), "samples_per_s": "all"}
+    with made(kafka.bootstrap, "samples", **how) as target, scene(target, 1000, ("w0",)) as stage:
+        stage.slots[0].kill()
+        stage.slots[0].start("after_flush=kill@1s")
+        died_and_restarted(stage.slots.all)
+        stage.sleep_until(stage.elapsed_s() + 1)
+        verdict, evidence = stage.verdict(within_s=60)
+        found = chunks(target)
+    assert verdict.lost == 0
+    assert max(Counter(place for place, *_ in places(found)).values()) == 2
+    marks, taken = Marks(), []
+    for chunk in found:
+        new, _ = marks.take(chunk)
+        taken += [ident for ident, fresh in zip(chunk.id, new, strict=True) if fresh]
+    assert Counter(taken) == Counter(evidence.inputs.values())
 
 
 def test_a_flood_is_sampled_by_level_and_every_row_stands_for_its_weight(kafka):
