@@ -25,8 +25,8 @@ the sum of `streamserve_records_rejected_total`.
 
 _SIDECAR = """## The drift sidecar
 
-`streamserve sidecar` serves these at `/metrics` of its own port. Every series carries the label `pipeline`. Columns have
-series of their own as far as they are among the 200 of their version that rank highest.
+`streamserve sidecar` serves these at `/metrics` of its own port. Every series carries the label `pipeline`. Columns
+have series of their own as far as they are among the 200 of their version that rank highest.
 """
 
 

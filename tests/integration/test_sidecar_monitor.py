@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import time
+from itertools import pairwise
 
 import orjson
 
@@ -37,7 +38,7 @@ def test_a_shift_is_one_incident_through_kills_on_the_page_and_in_the_metrics(ka
     chunks = [encode(dataclasses.replace(chunk, pipeline=pipeline.name)) for chunk in shifted().chunks(250)]
     writer = Writer(pipeline.bootstrap, pipeline.samples)
     cuts = [0, 120, 170, 240, len(chunks)]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         with SidecarProcess(pipeline, program=PROGRAM) as sidecar:
             sidecar.wait_ready()
             for chunk in chunks[start:stop]:
@@ -63,5 +64,7 @@ def test_a_shift_is_one_incident_through_kills_on_the_page_and_in_the_metrics(ka
     assert [each["alert"] for each in alerts].count("opened") == 1
     assert {each["incident"] for each in alerts} == {incident["id"]}
     assert [each["sequence"] for each in alerts] == list(range(len(alerts)))
-    reports = [(each["segment"], each["window_s"], each["end_ms"]) for each in pipeline.told(pipeline.reports, "report")]
+    reports = [
+        (each["segment"], each["window_s"], each["end_ms"]) for each in pipeline.told(pipeline.reports, "report")
+    ]
     assert len(reports) == len(set(reports)) > 100
