@@ -172,7 +172,7 @@ def test_a_chunk_that_is_too_large_is_cut_and_its_parts_give_every_row_once(leng
     assert rows == ids
     assert (found.rows, found.left_out) == (len(ids), 0)
     assert consumed == 2 * position
-    assert marks.to_document()["t"] == {"0": position, "1": position}
+    assert marks.to_document()["3"]["t"] == {"0": position, "1": position}
 
 
 @pytest.mark.parametrize("at", [0, 3, 7])
