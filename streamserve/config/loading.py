@@ -144,6 +144,11 @@ class _Loading:
                 holder = holder.get(part) if isinstance(holder, dict) else None
             if isinstance(holder, dict) and isinstance(holder.get(path[-1]), str):
                 holder[path[-1]] = str(folder / holder[path[-1]])
+        drift = self._data.get("drift")
+        webhooks = drift.get("webhooks") if isinstance(drift, dict) else None
+        for webhook in webhooks if isinstance(webhooks, list) else ():
+            if isinstance(webhook, dict) and isinstance(webhook.get("token_file"), str):
+                webhook["token_file"] = str(folder / webhook["token_file"])
         model = self._data.get("model")
         if isinstance(model, dict):
             model.setdefault("repository", str(folder / "models"))

@@ -40,6 +40,8 @@ from streamserve.drift.traffic import Traffic
 from streamserve.drift.version_watch import Beside, Identity, Look, VersionWatch, WindowKey
 
 RESUME_POINTS = 500
+MAX_ASKED = 100
+"""Unknown references that are remembered, so that each is asked for once."""
 LEARNING_HORIZONS = 4
 """While a version learns, a successor reads so many times the longest window again, to learn the same."""
 MAX_TOLD = 50
@@ -110,6 +112,7 @@ class ModelMonitor:
         self.versions: dict[str, VersionWatch] = {}
         self.books: dict[str, IncidentBook] = {}
         self._looked: dict[str, dict[WindowKey, int]] = {}
+        self._asked: set[tuple[str, str]] = set()
         self._first_ms: dict[str, int | None] = {}
         self._learned: dict[str, Reference] = {}
         self.told: deque[dict[str, Any]] = deque(maxlen=MAX_TOLD)
@@ -249,6 +252,7 @@ class ModelMonitor:
     def _watch(self, chunk: SampleChunk) -> VersionWatch:
         watch = self.versions.get(chunk.version)
         if watch is not None:
+            self._follow_reference(watch, chunk.reference)
             return watch
         if len(self.versions) >= MAX_VERSIONS:
             quiet = min(self.versions, key=lambda version: self.versions[version].newest_ms)
@@ -256,13 +260,26 @@ class ModelMonitor:
             self.books.pop(quiet, None)
         identity = Identity(pipeline=self.pipeline, model=self.model, version=chunk.version, role=chunk.role)
         reference = self._references.find(self.model, chunk.version) or self._learned.get(chunk.version)
-        if chunk.reference and (reference is None or reference.hash != chunk.reference):
-            self.counts.unknown_reference += 1
         watch = VersionWatch(identity, self.settings, reference, self._looked.get(chunk.version))
+        self._follow_reference(watch, chunk.reference)
         watch.first_ms = self._first_ms.get(chunk.version)
         self.versions[chunk.version] = watch
         self._set_beside()
         return watch
+
+    def _follow_reference(self, watch: VersionWatch, wanted: str) -> None:
+        """A worker names another reference than the one in use: adopt it, if it can be found; asked once for each."""
+        known = watch.reference.hash if watch.reference is not None else ""
+        asked = (watch.identity.version, wanted)
+        if wanted in {"", known} or asked in self._asked:
+            return
+        if len(self._asked) < MAX_ASKED:
+            self._asked.add(asked)
+        found = self._references.find(self.model, watch.identity.version)
+        if found is not None and found.hash == wanted:
+            watch.adopt(found)
+        else:
+            self.counts.unknown_reference += 1
 
     def _set_beside(self) -> None:
         """Canaries are compared with the newest stable version that has a reference."""

@@ -105,3 +105,6 @@ class Fixed:
 
     def find(self, model: str, version: str) -> Reference | None:
         return self._references.get((model, version))
+
+    def put(self, reference: Reference) -> None:
+        self._references[reference.model, reference.version] = reference

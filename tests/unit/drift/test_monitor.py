@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -256,3 +257,20 @@ def test_states_of_the_page_follow_from_what_came():
     watch = monitor()
     feed(watch, stream.chunks(250))
     assert watch.overview(newest)["state"] == "ok"
+
+
+def test_a_reference_that_a_worker_names_is_adopted_when_it_is_found_and_else_counted():
+    config = settings()
+    references = Fixed()
+    watch = Monitor(config, references)
+    stream = Stream(120, 50, seed=17)
+    chunks = list(stream.chunks(250))
+    feed(watch, [replace(chunk, reference="nobody's") for chunk in chunks[:4]])
+    assert watch.metrics()["chunks"]["unknown_reference"] == 1
+    later = frozen()
+    references.put(later)
+    feed(watch, [replace(chunk, reference=later.hash) for chunk in chunks[4:]], 4)
+    version = watch.models[MODEL].versions[VERSION]
+    assert version.reference is later
+    assert watch.metrics()["chunks"]["unknown_reference"] == 1
+    assert version.latest
