@@ -17,7 +17,6 @@ import numpy as np
 from streamserve.batch import (
     I64,
     Column,
-    ModelIdentity,
     OutboundBatch,
     Reject,
     SampleBatch,
@@ -54,6 +53,7 @@ class Assembly:
         self._pipeline = pipeline
         self._reference = reference
         self._personal = personal
+        self._places: dict[bytes, int] = {}
 
     def make(self, batches: Sequence[Part], now_ms: int) -> SampleRecords | None:
         """The chunks of a transaction's batches, in order; None when nothing was sampled and nothing rejected."""
@@ -69,11 +69,17 @@ class Assembly:
         outbound = OutboundBatch(
             topic=self._topic,
             row=list(range(len(parts))),
-            partition=[java_partition(part.key, self._partitions) for part in parts],
+            partition=[self._place(part.key) for part in parts],
             key=[part.key for part in parts],
             value=[part.value for part in parts],
         )
         return SampleRecords(outbound=outbound, rows=rows, left_out=sum(len(batch) for batch, _ in batches) - rows)
+
+    def _place(self, key: bytes) -> int:
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = java_partition(key, self._partitions)
+        return place
 
     def _chunk(self, group: Sequence[Part], now_ms: int) -> SampleChunk:
         batches = [batch for batch, _ in group]
@@ -82,7 +88,6 @@ class Assembly:
         full = [batch for batch, _ in some]
         personal, model = self._personal, batches[0].model
         counts = Counter((r.stage, r.reason, r.feature) for _, rejects in group for r in rejects)
-        names = full[0].columns if full else ()
         return SampleChunk(
             pipeline=self._pipeline,
             model=model.name,
@@ -92,17 +97,25 @@ class Assembly:
             spans=spans,
             span=_joined([number[batch.span] for batch, number in some]).astype(np.uint32),
             offset=_joined([batch.offset for batch in full]),
-            event_time_ms=_joined([batch.event_time_ms for batch in full]).clip(-MAX_TIME_MS, MAX_TIME_MS),
-            timestamp_ms=_joined([batch.timestamp_ms for batch in full]).clip(-1, MAX_TIME_MS),
-            level=np.repeat(
-                np.array([batch.level for batch in full], dtype=np.uint8), np.array([len(batch) for batch in full], int)
-            ),
+            event_time_ms=_within(-MAX_TIME_MS, _joined([batch.event_time_ms for batch in full])),
+            timestamp_ms=_within(-1, _joined([batch.timestamp_ms for batch in full])),
+            level=_joined([np.full(len(batch), batch.level) for batch in full]).astype(np.uint8),
             id=personal.ids(list(chain.from_iterable(batch.id for batch in full))),
             entity=personal.entities(list(chain.from_iterable(batch.entity for batch in full))),
-            columns={name: personal.column(name, _column([batch.columns[name] for batch in full])) for name in names},
+            columns=self._columns(full),
             rejects=tuple(RejectCount(*what, count) for what, count in sorted(counts.items())),
             written_ms=now_ms,
         )
+
+    def _columns(self, batches: Sequence[SampleBatch]) -> dict[str, SampledColumn]:
+        if len(batches) == 1:  # a quiet worker commits batch by batch
+            columns = {name: _encoded(column) for name, column in batches[0].columns.items()}
+        else:
+            names = batches[0].columns if batches else ()
+            columns = {name: _column([batch.columns[name] for batch in batches]) for name in names}
+        for name in self._personal.hashed.intersection(columns):
+            columns[name] = self._personal.column(name, columns[name])
+        return columns
 
 
 class _Message(NamedTuple):
@@ -130,40 +143,33 @@ def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _alike(batches: Iterable[Part]) -> Iterator[list[Part]]:
-    """Runs of batches of one model version whose columns fit together."""
+    """Runs of batches of one model version whose columns fit together; batches without rows fit any."""
     group: list[Part] = []
-    shape: _Shape | None = None
+    pattern: SampleBatch | None = None
     for part in batches:
-        own = _Shape.of(part[0])
-        if group and not own.fits(cast("_Shape", shape)):
+        batch = part[0]
+        if pattern is not None and not _fits(batch, pattern):
             yield group
-            group, shape = [], None
+            group, pattern = [], None
         group.append(part)
-        shape = own if shape is None or shape.columns is None else shape
+        if pattern is None or not len(pattern):
+            pattern = batch
     if group:
         yield group
 
 
-class _Shape(NamedTuple):
-    """What batches of one chunk must share; columns are None without rows."""
-
-    model: ModelIdentity
-    columns: tuple[tuple[str, int], ...] | None
-
-    @staticmethod
-    def of(batch: SampleBatch) -> _Shape:
-        columns = tuple((name, _width(column)) for name, column in batch.columns.items())
-        return _Shape(batch.model, columns if len(batch) else None)
-
-    def fits(self, other: _Shape) -> bool:
-        return self.model == other.model and (self.columns == other.columns or None in {self.columns, other.columns})
+def _fits(batch: SampleBatch, pattern: SampleBatch) -> bool:
+    if batch.model != pattern.model:
+        return False
+    return not len(batch) or not len(pattern) or _widths(batch) == _widths(pattern)
 
 
-def _width(column: Column) -> int:
-    """-1 texts, 0 numbers, else the width of a vector."""
-    if isinstance(column, list):
-        return -1
-    return 0 if column.ndim == 1 else column.shape[1]
+def _widths(batch: SampleBatch) -> dict[str, int]:
+    """Of each column: -1 texts, 0 numbers, else the width of a vector."""
+    return {
+        name: -1 if isinstance(column, list) else column.ndim - 1 and column.shape[1]
+        for name, column in batch.columns.items()
+    }
 
 
 def _merged(batches: Sequence[SampleBatch]) -> tuple[tuple[Span, ...], list[I64]]:
@@ -187,11 +193,23 @@ def _joined(parts: list[I64]) -> I64:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
+def _within(low: int, times: I64) -> I64:
+    """Times within what a chunk may hold: a record's timestamp is whatever its producer said."""
+    bounded: I64 = np.minimum(np.maximum(times, low), MAX_TIME_MS)
+    return bounded
+
+
 def _column(parts: list[Column]) -> SampledColumn:
     if isinstance(parts[0], list):
-        texts = TextColumn.of(list(chain.from_iterable(cast("list[list[str | None]]", parts))))
-        return TextColumn(codes=texts.codes, values=tuple(map(_writable, texts.values)))
-    return parts[0] if len(parts) == 1 else np.concatenate(cast("list[Tensor]", parts))
+        return _encoded(list(chain.from_iterable(cast("list[list[str | None]]", parts))))
+    return np.concatenate(cast("list[Tensor]", parts))
+
+
+def _encoded(column: Column) -> SampledColumn:
+    if not isinstance(column, list):
+        return column
+    texts = TextColumn.of(column)
+    return TextColumn(codes=texts.codes, values=tuple(map(_writable, texts.values)))
 
 
 def _writable(text: str | None) -> str | None:

@@ -13,6 +13,7 @@ drops what lies below its mark (`marks`) merges every row once, whichever parts 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, cast
@@ -27,6 +28,8 @@ FORMAT: Final = 1
 MAX_LEVEL: Final = 30
 """Rows of level 30 stand for 2^30 each: 10^9 a second are still sampled once."""
 NUMBER_DTYPES: Final = frozenset({"<f4", "<f8", "<i4", "<i8", "|b1"})
+_NATIVE: Final = {"f": "<f4", "d": "<f8", "i": "<i4", "l": "<i8", "?": "|b1"} if sys.byteorder == "little" else {}
+"""`dtype.str` by `dtype.char`, which is there five times as fast; it is asked for every column of every chunk."""
 MAX_WIDTH: Final = 1 << 24
 """Most numbers of one vector."""
 MAX_TIME_MS: Final = 1 << 53
@@ -216,6 +219,7 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True):
     rejects: list[RejectCount]
 
 
+_NO_VALUES: list[str | None] = []
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Wire)
 
@@ -249,9 +253,12 @@ def encode(chunk: SampleChunk) -> bytes:
 def _column(name: str, column: SampledColumn) -> _Column:
     if isinstance(column, TextColumn):
         return _Column(name, "text", 0, column.codes.astype("<u4", copy=False).tobytes(), list(column.values))
-    array = column.astype(column.dtype.newbyteorder("<"), copy=False)
-    width = 0 if array.ndim == 1 else array.shape[1]
-    return _Column(name, array.dtype.str, width, array.tobytes(), [])
+    dtype = column.dtype
+    name_of_dtype = _NATIVE.get(dtype.char) if dtype.isnative else None
+    if name_of_dtype is None:
+        column = column.astype(dtype.newbyteorder("<"))
+        name_of_dtype = column.dtype.str
+    return _Column(name, name_of_dtype, 0 if column.ndim == 1 else column.shape[1], column.tobytes(), _NO_VALUES)
 
 
 def decode(data: bytes) -> SampleChunk:

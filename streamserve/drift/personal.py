@@ -25,14 +25,14 @@ class Personal:
     Args:
         secret: the key, not empty where anything is hashed.
         hashed: names of features, and `id` and `key`, that are hashed.
+
+    Attributes:
+        hashed: those names.
     """
 
     def __init__(self, secret: bytes, hashed: Collection[str]) -> None:
         self._key = secret if len(secret) <= MAX_KEY_BYTES else hashlib.blake2b(secret).digest()
-        self._hashed = frozenset(hashed)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._hashed
+        self.hashed = frozenset(hashed)
 
     def text(self, value: str) -> str:
         """The hash of a text, as it stands in `id` and in text columns."""
@@ -44,18 +44,18 @@ class Personal:
 
     def ids(self, ids: list[str]) -> list[str]:
         """Event ids, hashed if they are personal."""
-        return [self.text(each) for each in ids] if "id" in self._hashed else ids
+        return [self.text(each) for each in ids] if "id" in self.hashed else ids
 
     def entities(self, entities: list[bytes | None]) -> list[bytes | None]:
         """Entity keys, hashed if they are personal."""
-        if "key" not in self._hashed:
+        if "key" not in self.hashed:
             return entities
         known = {each: self.digest(each).encode() for each in set(entities) if each is not None}
         return [None if each is None else known[each] for each in entities]
 
     def column(self, name: str, column: SampledColumn) -> SampledColumn:
         """A column, hashed if it is personal; numbers become texts. What is missing stays missing."""
-        if name not in self._hashed:
+        if name not in self.hashed:
             return column
         if not isinstance(column, TextColumn):
             column = TextColumn.of([None if value != value else _number_text(value) for value in _numbers(column)])  # noqa: PLR0124
