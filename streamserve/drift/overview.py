@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from operator import itemgetter
 
@@ -24,6 +24,8 @@ from streamserve.drift.version_watch import Look, VersionWatch
 
 MAX_INCIDENTS = 50
 MAX_REJECTS = 20
+REPLAY_MS = 86_400_000
+"""A stream that is so far behind the clock is a replay: ages go by its own time."""
 Document = dict[str, object]
 
 
@@ -34,6 +36,7 @@ def overview(models: Sequence[ModelMonitor], counts: ChunkCounts, settings: Pipe
     return {
         "pipeline": settings.pipeline,
         "wall_ms": wall_ms,
+        "now_ms": event_now_ms(models, wall_ms),
         "state": state,
         "state_since_ms": since_ms,
         "message": message,
@@ -53,6 +56,12 @@ def overview(models: Sequence[ModelMonitor], counts: ChunkCounts, settings: Pipe
             "future_rows": sum(model.timeline.future for model in models),
         },
     }
+
+
+def event_now_ms(models: Sequence[ModelMonitor], wall_ms: int) -> int:
+    """Now in event time: the clock, but for a replay, in which now is where the stream is."""
+    newest_ms = max((each for model in models if (each := model.timeline.watermark_ms) is not None), default=wall_ms)
+    return newest_ms if wall_ms - newest_ms > REPLAY_MS else wall_ms
 
 
 def state_of(models: Sequence[ModelMonitor], settings: DriftSettings, wall_ms: int) -> tuple[str, int | None, str]:
@@ -92,10 +101,20 @@ def incident_documents(models: Sequence[ModelMonitor]) -> list[Document]:
                 "cleared_ms": alert["at_ms"] if alert["alert"] == "cleared" else None,
                 "severity": alert["severity"],
                 "title": alert["title"],
-                "reasons": alert["reasons"],
-                "span": alert["span"],
+                "reasons": [
+                    {**reason, "effect": reason["severity"], "effect_kind": "times", "p": None}
+                    for reason in alert["reasons"]
+                ],
+                "span": span_document(alert["span"]),
             }
     return sorted(found.values(), key=lambda incident: -int(str(incident["opened_ms"])))[:MAX_INCIDENTS]
+
+
+def span_document(span: Mapping[str, Mapping[str, Sequence[int]]]) -> Document | None:
+    """The first topic of a span and its partitions; a pipeline has one input topic as a rule."""
+    for topic, partitions in span.items():
+        return {"topic": topic, "partitions": dict(partitions)}
+    return None
 
 
 def duration(seconds: float) -> str:
@@ -187,7 +206,7 @@ def _column_row(watch: VersionWatch, reference: Reference, look: Look, effects: 
         "since_ms": _since(watch, look, i),
         "missing": number(look.missing[i]),
         "missing_reference": column.counts[MISSING] / max(reference.rows, 1),
-        "spark": [number(severity[i]) for severity in history.severity],
+        "spark": [number(severity[i] * effects.floor[i]) for severity in history.severity],
     }
 
 
@@ -293,6 +312,7 @@ def column_document(model: ModelMonitor, version: str, window_s: float, segment:
         return None
     reference, i = watch.reference, watch.reference.names.index(name)
     history, verdict = watch.history[window_s], look.verdict
+    floor = float(effects_of(verdict, reference, model.settings.effects).floor[i])
     moments = look.pane.moments
     statistics = {
         "p": number(verdict.p[i]),
@@ -321,8 +341,8 @@ def column_document(model: ModelMonitor, version: str, window_s: float, segment:
         "cells": _cells(reference, look, i),
         "history": {
             "end_ms": list(history.end_ms),
-            "effect": [number(each[i]) for each in history.severity],
-            "floor": 1.0,
+            "effect": [number(each[i] * floor) for each in history.severity],
+            "floor": floor,
             "p": [number(each[i]) for each in history.p],
             "missing": [number(each[i]) for each in history.missing],
             "drifted": [bool(each[i]) for each in history.drifted],
@@ -330,7 +350,7 @@ def column_document(model: ModelMonitor, version: str, window_s: float, segment:
         "statistics": statistics,
         "rows": look.pane.profile.rows,
         "n_effective": look.pane.profile.n_effective,
-        "span": look.pane.span_document(),
+        "span": span_document(look.pane.span_document()),
         "replay": replay_command(version, look),
     }
 

@@ -62,6 +62,7 @@ class SidecarBoard:
         return {
             "pipeline": self._pipeline,
             "wall_ms": wall_ms,
+            "now_ms": max((each.get("now_ms", wall_ms) for each in found), default=wall_ms),
             "state": worst["state"],
             "state_since_ms": worst["state_since_ms"],
             "message": worst["message"],

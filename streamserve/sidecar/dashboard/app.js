@@ -65,7 +65,8 @@ class App {
 
   /** Event time goes by the server's clock, which goes on between two answers. */
   now() {
-    return this.overview.wall_ms + (performance.now() - this.heardAt);
+    const { now_ms, wall_ms } = this.overview; // in a replay, now is where the stream is
+    return (now_ms ?? wall_ms) + (performance.now() - this.heardAt);
   }
 
   take(overview) {

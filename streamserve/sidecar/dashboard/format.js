@@ -43,6 +43,7 @@ export function points(difference) {
 export function effect(value, kind) {
   if (!known(value)) return UNKNOWN;
   if (kind === "share") return `${(value * 100).toFixed(value < 0.1 ? 2 : 1)} pt`;
+  if (kind === "times") return `${number(value, 2)}× floor`;
   const shown = value < 0.1 ? value.toFixed(3) : value.toFixed(2);
   return kind === "wasserstein" ? `${shown} σ` : `${shown} JS`;
 }
@@ -82,7 +83,7 @@ export function duration(ms) {
   return `${Math.round(hours / 24)} days`;
 }
 
-export const window = (seconds) => (seconds < 60 ? `${+seconds.toFixed(1)} s` : seconds < 3600 ? `${+(seconds / 60).toFixed(1)} min` : `${+(seconds / 3600).toFixed(1)} h`);
+export const window = (seconds) => (seconds < 60 ? `${+seconds.toFixed(1)} s` : seconds < 3600 ? `${+(seconds / 60).toFixed(1)} min` : seconds < 172_800 ? `${+(seconds / 3600).toFixed(1)} h` : `${+(seconds / 86_400).toFixed(1)} days`);
 
 /** Which zone stamps are shown in: undefined for the reader's own. */
 let zone;

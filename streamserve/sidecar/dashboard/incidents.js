@@ -64,7 +64,7 @@ export class Incidents {
       h("li", {}, h("span", { class: "chip-kind", text: format.REASON_WORDS[reason.kind] ?? reason.kind }), " ",
         h("button", { type: "button", class: "as-link", text: reason.column + (reason.segment ? ` in ${reason.segment}` : ""),
           on: { click: () => this.onColumn({ model: incident.model, version: incident.version, column: reason.column, segment: reason.segment, window: String(reason.window_s) }) } }), " ", h("span", { class: "muted" })), (item, reason) =>
-      text(item.lastChild, `${format.effect(reason.effect, reason.effect_kind)} in ${format.window(reason.window_s)}, p = ${format.chance(reason.p)}, since ${format.when(reason.since_ms, now)}`));
+      text(item.lastChild, `${format.effect(reason.effect, reason.effect_kind)}${reason.window_s ? ` in ${format.window(reason.window_s)}` : ""}${reason.detail ? `, ${reason.detail}` : ""}${reason.p == null ? "" : `, p = ${format.chance(reason.p)}`}, since ${format.when(reason.since_ms, now)}`));
     const partitions = Object.entries(incident.span?.partitions ?? {}).map(([partition, [first, end]]) => `${partition}: ${format.count(first)} to ${format.count(end)}`);
     text(where, partitions.length ? `${incident.span.topic}, partition ${partitions.join(" · ")}` : "");
   }
