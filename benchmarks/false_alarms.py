@@ -1,7 +1,7 @@
 """How often the monitor pages without a cause: weeks of streams that never drift, through the product's own decisions.
 
     python -m benchmarks.false_alarms [--weeks 50] [--seed 1] [--panes 1000] [--rate 10] [--keep FILE]
-    python -m benchmarks.false_alarms --table FILE...    the figures of runs that were kept, and one line of results
+    python -m benchmarks.false_alarms --table FILE...    figures of all the runs in those files, and a line of results
     python -m benchmarks.false_alarms --peers [--weeks 2]
 
 Every week draws a new reference, fits its dispersion anew, and then looks at 604,800 seconds of 200 features
@@ -208,16 +208,18 @@ def at_most(pages: int, weeks: float) -> float:
 
 
 def table(files: list[Path]) -> None:
-    """Put runs together; the main one also becomes a line of results."""
+    """Put runs together, by reference and rate; they become a line of results."""
     print("| reference | events/s | weeks | pages | pages a week, 95 % limit | significant looks | of looks |")
     print("|---|---|---|---|---|---|---|")
     figures: dict[str, list[float]] = {}
-    for file in files:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
+    kinds: dict[tuple[int, float], list[dict[str, float]]] = {}
+    for text in (line for file in files for line in file.read_text().splitlines()):
+        line = json.loads(text)
+        kinds.setdefault((line["panes"], line["rate"]), []).append(line)
+    for (panes, rate), lines in kinds.items():
         weeks, pages = sum(line["weeks"] for line in lines), sum(line["pages"] for line in lines)
         looks = weeks * sum(Budget().looks_per_week(window_s) for window_s in Budget().windows_s)
         significant = sum(line["significant_looks"] for line in lines)
-        panes, rate = lines[0]["panes"], lines[0]["rate"]
         limit = at_most(pages, weeks)
         print(
             f"| {panes / 360:.1f} h, {panes * 10 * rate:,.0f} rows | {rate:g} | {weeks:g} | {pages} | {limit:.3f} "

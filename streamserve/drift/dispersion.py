@@ -52,12 +52,14 @@ class Effective:
     """So many independent rows a sample is worth.
 
     Attributes:
+        sampled: F64[..., 1], the rows themselves.
         rows: F64[..., F, C], per contrast.
         dof: F64[..., F, C], degrees of freedom that `rows` is known with.
         peak_rows: F64[..., F], for the direction that varies most: never more than `rows`, about.
         peak_dof: F64[..., F].
     """
 
+    sampled: F64
     rows: F64
     dof: F64
     peak_rows: F64
@@ -95,7 +97,7 @@ class Inflation:
         count = np.asarray(rows, np.float64)[..., None]
         peak_rows, peak_dof = credited(count, self.peak, self.peak_dof, self.block_rows)
         contrast_rows, dof = credited(count[..., None], self.factor, self.dof, self.block_rows)
-        return Effective(rows=contrast_rows, dof=dof, peak_rows=peak_rows, peak_dof=peak_dof)
+        return Effective(sampled=count, rows=contrast_rows, dof=dof, peak_rows=peak_rows, peak_dof=peak_dof)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,8 @@ class Dispersion:
         """The factors for windows of `window_panes` panes (at least 1; whole panes but for a reference's own length).
 
         Measured on blocks of the largest power of two that the window and a fortieth of the reference hold, and
-        carried from there to the window's length by a first-order autoregression of blocks:
+        carried from there to the window's length by a first-order autoregression of blocks. No bin or category has a
+        factor under the column's mean, weighed by spread. The autoregression is
         f(r, k) = (1 + r) / (1 - r) - 2 r (1 - r^k) / (k (1 - r)^2), k = window over block, r = correlation of
         neighbouring blocks, corrected for its bias -(1 + 3 r) / blocks and at least 0.
         """
@@ -193,6 +196,11 @@ class Dispersion:
         events = np.maximum(self.rows_per_pane * block * self.spread, 1e-12)
         factor, dof = _extrapolated(self.curve[scale], self.curve[scale + 1], blocks, length, events)
         peak, peak_dof = _extrapolated(self.peak[scale], self.peak_next[scale], blocks, length, np.array(np.inf))
+        # a swing that moves a centre in proportion multiplies a tail, and what the tail did at rest does not show it
+        usual = (self.spread * factor).sum(axis=-1, keepdims=True) / np.maximum(
+            self.spread.sum(axis=-1, keepdims=True), 1e-12
+        )
+        factor = np.concatenate([np.maximum(factor[:, :BINS], usual), factor[:, BINS:]], axis=-1)
         # a contrast with few or no events in the reference knows little of itself: the column's peak bounds it
         unsure = dof < 0.5 * peak_dof[:, None]
         return Inflation(

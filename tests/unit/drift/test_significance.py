@@ -9,13 +9,22 @@ import scipy.stats
 from streamserve.drift.dispersion import Dispersion, Effective, contrasts
 from streamserve.drift.schema import BINS, CELLS, MISSING, UNSEEN
 from streamserve.drift.scores import shares
-from streamserve.drift.significance import combined_dof, p_chi_square, p_contrasts, p_rare, signed_root, significance
+from streamserve.drift.significance import (
+    combined_dof,
+    p_chi_square,
+    p_contrasts,
+    p_rare,
+    signed_root,
+    significance,
+    swing_root,
+)
 
 LOOKS = 2000
 
 
-def worth(rows, dof=np.inf, columns=1):
+def worth(rows, dof=np.inf, columns=1, sampled=None):
     return Effective(
+        sampled=np.array([float(rows if sampled is None else sampled)]),
         rows=np.full((columns, CELLS), float(rows)),
         dof=np.full((columns, CELLS), float(dof)),
         peak_rows=np.full(columns, float(rows)),
@@ -114,7 +123,7 @@ def test_a_new_category_is_found_by_the_exact_binomial():
     p, q = np.zeros((1, CELLS)), np.zeros((1, CELLS))
     p[0, 0], p[0, UNSEEN] = 0.99, 0.01
     q[0, 0] = 1.0
-    found = p_rare(p, q, worth(600), worth(100_000))
+    found = p_rare(p, q, category(), worth(600), worth(100_000))
     assert found[0] == pytest.approx((600 / 100_600) ** 6 * CELLS, rel=1e-9)
 
 
@@ -122,16 +131,16 @@ def test_rare_cells_are_fishers_test_for_large_references(random):
     p, q = np.zeros((1, CELLS)), np.zeros((1, CELLS))
     p[0, :2], q[0, :2] = [0.995, 0.005], [0.9999, 0.0001]
     exact = scipy.stats.fisher_exact([[5, 995], [10, 99_990]], alternative="greater").pvalue
-    assert p_rare(p, q, worth(1000), worth(100_000))[0] == pytest.approx(exact * CELLS, rel=0.1)
+    assert p_rare(p, q, category(), worth(1000), worth(100_000))[0] == pytest.approx(exact * CELLS, rel=0.1)
 
 
 def test_an_inflated_stream_needs_more_hits():
     p, q = np.zeros((1, CELLS)), np.zeros((1, CELLS))
     p[0, 0], p[0, UNSEEN] = 0.99, 0.01
     q[0, 0] = 1.0
-    alone = p_rare(p, q, worth(600), worth(100_000))[0]
-    clustered = p_rare(p, q, worth(600 / 3), worth(100_000 / 3))[0]
-    unsure = p_rare(p, q, worth(600, 20), worth(100_000, 20))[0]
+    alone = p_rare(p, q, category(), worth(600), worth(100_000))[0]
+    clustered = p_rare(p, q, category(), worth(600 / 3), worth(100_000 / 3))[0]
+    unsure = p_rare(p, q, category(), worth(600, 20), worth(100_000, 20))[0]
     assert alone < clustered
     assert alone < unsure
 
@@ -155,6 +164,41 @@ def test_a_reference_of_a_few_thousand_rows_carries_its_own_error(random):
     assert found.p.min() > 1e-5
     blind = significance(large, small, number(), worth(200_000), worth(200_000))
     assert blind.p.min() < 1e-12
+
+
+def one(value):
+    return np.array([float(value)])
+
+
+def test_without_swings_the_root_is_the_binomials():
+    for share in (0.05, 0.3, 0.6):
+        plain, _ = signed_root(np.full((1, CELLS), share), np.full((1, CELLS), 0.25), worth(800), worth(90_000))
+        assert swing_root(one(share), one(0.25), one(800), one(90_000), one(0))[0] == pytest.approx(
+            plain[0, 0], rel=2e-3
+        )
+
+
+def test_with_many_rows_the_root_is_the_swing_alone():
+    log_odds = np.log(0.12 / 0.88) - np.log(0.02 / 0.98)
+    root = swing_root(one(0.12), one(0.02), one(1e9), one(1e9), one(0.25))[0]
+    assert root == pytest.approx(log_odds / 0.5, rel=1e-3)
+
+
+def test_a_share_that_swings_by_factors_is_no_finding_when_it_does(random):
+    # log-odds of missing values swing by 0.5 from window to window: 2 % becomes 10 %
+    log_odds = np.log(0.02 / 0.98) + 0.5 * random.standard_normal((20_000, 1))
+    hits = random.binomial(600, 1 / (1 + np.exp(-log_odds)))
+    counts = np.zeros((20_000, 1, CELLS))
+    counts[:, 0, 0], counts[:, 0, MISSING] = 600 - hits[:, 0], hits[:, 0]
+    factor = hits.var() / (600 * hits.mean() / 600 * (1 - hits.mean() / 600))
+    expected = np.broadcast_to(counts.sum(axis=0), counts.shape)
+    rows = float(expected[0].sum())
+    found = significance(
+        counts, expected, category(), worth(600 / factor, sampled=600), worth(rows / factor, sampled=rows)
+    )
+    assert factor > 3
+    assert hits.max() > 60
+    assert found.p.min() > 1e-6
 
 
 def test_errors_of_both_samples_add_up():
