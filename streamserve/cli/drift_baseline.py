@@ -254,6 +254,7 @@ def make(
             performance=judged.performance if judged else {},
             segments=drift.segments,
             error_inflation=inflation,
+            derived_by=drift.labels,
         ),
     )
     return reference, judged, _warnings(reference, gathering, judged, panes(rows.event_time_ms, drift.pane_s), wish)

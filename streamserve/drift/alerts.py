@@ -37,6 +37,8 @@ def severity_of(reasons: tuple[Reason, ...]) -> str:
 
 def title_of(identity: Identity, reasons: tuple[Reason, ...]) -> str:
     """One sentence: what, of which model version, and how much more."""
+    if reasons and reasons[0].source == "labels":
+        return f"{identity.model} {identity.version}: more errors than usual"
     subjects = list(dict.fromkeys(reason.subject for reason in reasons))
     shown = ", ".join(subjects[:3]) + (f" and {len(subjects) - 3} more" if len(subjects) > 3 else "")
     return f"{identity.model} {identity.version}: {_verb(reasons)} {shown}"
@@ -44,8 +46,6 @@ def title_of(identity: Identity, reasons: tuple[Reason, ...]) -> str:
 
 def _verb(reasons: tuple[Reason, ...]) -> str:
     match reasons[0].source if reasons else "":
-        case "labels":
-            return "more errors by"
         case "quality":
             return "more rejects of"
         case "canary":

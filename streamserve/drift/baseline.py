@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from streamserve.batch import F64, I64
-from streamserve.config.drift_settings import SegmentSettings
+from streamserve.config.drift_settings import LabelSettings, SegmentSettings
 from streamserve.drift.bins import count_cells
 from streamserve.drift.calibration import Calibration
 from streamserve.drift.cells import Cells, category_text, numbers, watched
@@ -25,6 +25,7 @@ MOST_PANES, MOST_COUNTS = 20_000, 40_000_000
 """Panes that the dispersion is fitted on, and counts of their cells in all; of more panes the last ones in time."""
 ROWS_AT_ONCE = 20_000
 MIN_PANES = 30
+DERIVED_BY = {"task", "output", "threshold", "classes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class BaselineOptions:
         performance: metric -> value on these rows.
         segments: rows that are counted on their own as well.
         error_inflation: see `error_inflation`.
+        derived_by: the labels by which class and confidence were derived; a pipeline without labels needs them.
     """
 
     model: str
@@ -57,6 +59,7 @@ class BaselineOptions:
     performance: Mapping[str, float] = field(default_factory=dict)
     segments: Sequence[SegmentSettings] = ()
     error_inflation: float = 1.0
+    derived_by: LabelSettings | None = None
 
 
 def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: BaselineOptions) -> Reference:
@@ -109,6 +112,7 @@ def build(columns: Mapping[str, SampledColumn], event_time_ms: I64, options: Bas
             calibration=options.calibration.to_document() if options.calibration else None,
             performance=dict(options.performance),
             error_inflation=options.error_inflation,
+            derived_by={} if options.derived_by is None else options.derived_by.model_dump(include=DERIVED_BY),
             segments={name: _counts(unordered[rows]).tolist() for name, rows in segments if name != ALL},
         )
     )

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from streamserve.batch import I64
-from streamserve.config.drift_settings import DriftSettings
+from streamserve.config.drift_settings import DriftSettings, LabelSettings
 from streamserve.drift.alerts import alert_of
 from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
@@ -209,7 +209,8 @@ class ModelMonitor:
                 watch.clear()
             before = replace(before, newest_pane=-1, watermark_ms=None)
             self._resume = Resume(self._resume_step())
-        rows = self._rows(chunk, np.flatnonzero(fresh_rows & in_time))
+        watch = self._watch(chunk)
+        rows = self._rows(chunk, np.flatnonzero(fresh_rows & in_time), watch.reference)
         self.counts.rows += len(rows)
         consumed = sum(span.consumed for span, new in zip(chunk.spans, fresh_spans, strict=True) if new)
         self.traffic.add(chunk, consumed, wall_ms)
@@ -218,7 +219,6 @@ class ModelMonitor:
             return []
         newest = int(rows.event_time_ms.max()) // self._pane_ms if len(rows) else before.newest_pane
         self._resume.note(before, newest)
-        watch = self._watch(chunk)
         events: list[Event] = []
         rejects: Counter[tuple[str, str]] = Counter()
         if all(fresh_spans):
@@ -238,9 +238,12 @@ class ModelMonitor:
             events += [state] if state is not None else []
         return events
 
-    def _rows(self, chunk: SampleChunk, index: I64) -> Rows:
+    def _rows(self, chunk: SampleChunk, index: I64, reference: Reference | None) -> Rows:
+        labels = self.settings.labels
+        if labels is None and reference is not None and reference.document.derived_by:
+            labels = LabelSettings.model_validate(reference.document.derived_by)
         return Rows(
-            columns=derived(chunk.columns, self.settings.labels),
+            columns=derived(chunk.columns, labels),
             event_time_ms=chunk.event_time_ms,
             level=chunk.level.astype(np.int64),
             span=chunk.span.astype(np.int64),
@@ -310,7 +313,7 @@ class ModelMonitor:
         own = looks.get(watch.identity.version, [])
         signals = self._quality(watch, own)
         if self.outcomes is not None and own:
-            signals += self.outcomes.signals(watch.identity.version)
+            signals += self.outcomes.signals(watch, [look.due for look in own if look.due.segment == ALL])
         if watch.beside is not None:
             signals += watch.beside.signals(looks.get(watch.beside.watch.identity.version, []))
         if not own and not signals:

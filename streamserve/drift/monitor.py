@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ from streamserve.drift.reference import Document as ReferenceDocument
 from streamserve.drift.reference import Reference
 from streamserve.errors import ConfigError
 
+MAX_EARLY_LABELS = 10_000
 MAX_MODELS = 100
 """Models watched in one partition; chunks of further ones are counted as foreign."""
 
@@ -38,6 +40,7 @@ class Monitor:
         self.models: dict[str, ModelMonitor] = {}
         self.counts = ChunkCounts()
         self.newest_broken = ""
+        self._early: deque[tuple[int, int, bytes | None]] = deque(maxlen=MAX_EARLY_LABELS)
 
     def restore(self, documents: Iterable[Mapping[str, object]]) -> int | None:
         """Take over from an earlier life.
@@ -90,6 +93,9 @@ class Monitor:
         model = self._model(chunk.model)
         before = model.counts.duplicates
         events = model.chunk(chunk, offset, wall_ms)
+        if self._early and model.timeline.watermark_ms is not None:  # the first one that knows what time it is
+            model.labels(list(self._early))
+            self._early.clear()
         if model.counts.duplicates > before:
             self.counts.duplicate += 1
         else:
@@ -98,6 +104,8 @@ class Monitor:
 
     def labels(self, records: Sequence[tuple[int, int, bytes | None]]) -> None:
         """Take in messages of the labels topic: partition, offset and value of each."""
+        if not self.models:
+            self._early.extend(records)  # labels may be there before the first prediction
         for model in self.models.values():
             model.labels(records)
 

@@ -27,13 +27,16 @@ from streamserve.drift.expected import estimate, expect, scores_of
 from streamserve.drift.gathered import Rows
 from streamserve.drift.hddm import HddmA, HddmSettings
 from streamserve.drift.incidents import Signal
+from streamserve.drift.intervals import wilson
 from streamserve.drift.label_join import JoinSettings, LabelJoin, Predictions
 from streamserve.drift.labels import LabelDecoder
+from streamserve.drift.metrics import metrics
 from streamserve.drift.pairs import Pairs
 from streamserve.drift.performance import Performance
+from streamserve.drift.reference import Reference
 from streamserve.drift.segments import ALL
 from streamserve.drift.task import Task
-from streamserve.drift.version_watch import VersionWatch
+from streamserve.drift.version_watch import Due, VersionWatch
 from streamserve.drift.windows import Ring
 
 WEEK_S = 604_800.0
@@ -185,12 +188,16 @@ class Outcomes:
 
     # -- out -----------------------------------------------------------------------------------------------------
 
-    def signals(self, version: str) -> list[Signal]:
-        """What the detectors said since the last time."""
+    def signals(self, watch: VersionWatch, windows: Sequence[Due]) -> list[Signal]:
+        """What the detectors said since the last time, and windows in which the model does worse than usual."""
+        version = watch.identity.version
         found = self.versions.get(version)
         if found is None:
             return []
         said, found.signals = found.signals, []
+        tallies = [(due.window_s, self.tally(version, due.window_s, ALL, due.end_ms)) for due in windows]
+        if watch.reference is not None:
+            said += lasting_signals(watch.reference, tallies, self._settings.effects.share)
         return said
 
     def tally(self, version: str, window_s: float, segment: str, end_ms: int) -> Tally | None:
@@ -349,3 +356,39 @@ def _block(watch: VersionWatch) -> int:
 def labels_width(labels: LabelSettings) -> int:
     """Outputs per row that labels are decoded for."""
     return len(labels.classes) if labels.classes else 1
+
+
+def lasting_signals(reference: Reference, tallies: Sequence[tuple[float, Tally | None]], floor: float) -> list[Signal]:
+    """Windows whose accuracy surely lies under the reference's: they keep an incident open, and open none.
+
+    Detectors get used to what lasts. The interval is Wilson's with 95 % confidence, of as many rows as are about
+    independent; since it can only keep what the detectors opened, it takes nothing of the budget.
+
+    Args:
+        reference: gives the usual accuracy.
+        tallies: window in seconds, and performance in it.
+        floor: a smaller difference does not matter.
+    """
+    usual = reference.document.performance.get("accuracy")
+    if usual is None:
+        return []
+    found = []
+    for window_s, tally in tallies:
+        accuracy = metrics(tally.realised).get("accuracy") if tally is not None else None
+        if accuracy is None:
+            continue
+        _, high = wilson(accuracy.value, max(accuracy.n / reference.document.error_inflation, 1.0))
+        if high < usual - floor:
+            detail = f"accuracy {accuracy.value:.1%}, {usual:.1%} on the reference"
+            found.append(
+                Signal(
+                    source="labels",
+                    subject="errors",
+                    severity=(1 - accuracy.value) / max(1 - usual, 1e-6),
+                    hold_s=window_s,
+                    opens=False,
+                    window_s=window_s,
+                    detail=detail,
+                )
+            )
+    return found

@@ -83,6 +83,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     performance: dict[str, float] = {}
     segments: dict[str, list[list[int]]] = {}
     error_inflation: float = 1.0
+    derived_by: dict[str, str | float | list[str] | None] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

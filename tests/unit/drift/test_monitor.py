@@ -6,12 +6,17 @@ import functools
 import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
 
+from streamserve.config.drift_settings import LabelSettings
+from streamserve.drift.baseline import BaselineOptions, build
+from streamserve.drift.cells import derived
 from streamserve.drift.chunk import encode
 from streamserve.drift.monitor import Monitor
+from streamserve.drift.reference import Reference
 from streamserve.drift.segments import ALL
 from tests.unit.drift.streams import MODEL, START_MS, VERSION, Fixed, Stream, reference, settings
 
@@ -274,3 +279,40 @@ def test_a_reference_that_a_worker_names_is_adopted_when_it_is_found_and_else_co
     assert version.reference is later
     assert watch.metrics()["chunks"]["unknown_reference"] == 1
     assert version.latest
+
+
+def test_labels_may_come_before_the_first_prediction():
+    watch = Monitor(settings(labels={"output": "p"}), Fixed(frozen()))
+    stream = Stream(60, 50, seed=18)
+    watch.labels([(0, i, label(stream, i)) for i in range(250)])
+    feed(watch, stream.chunks(250))
+    assert watch.models[MODEL].outcomes.join.counts["joined"] == 250
+
+
+def test_an_incident_stays_open_while_the_model_does_worse_than_on_its_reference():
+    document = msgspec.structs.replace(frozen().document, performance={"accuracy": 0.9})
+    watch = Monitor(settings(labels={"output": "p"}), Fixed(Reference.of(document)))
+    stream = Stream(3000, 50, seed=19)
+    rng = np.random.default_rng(19)
+    found = []
+    for offset, start in enumerate(range(0, stream.n - 249, 250)):
+        found += feed(watch, [stream.chunk(start, start + 250)], offset)
+        rate = 0.1 if stream.time_ms[start] < START_MS + 700_000 else 0.3
+        watch.labels([(0, i, label(stream, i, rng.random() < rate)) for i in range(start, start + 250)])
+    alerts = [each for each in documents(found) if each["kind"] == "alert"]
+    assert alerts[0]["title"] == "fraud 3: more errors than usual"
+    assert [each["alert"] for each in alerts if each["alert"] != "worsened"] == ["opened"]
+
+
+def test_without_labels_class_and_confidence_follow_the_reference():
+    stream = Stream(3600, 20, seed=99)
+    labels = LabelSettings(output="p")
+    options = BaselineOptions(
+        model=MODEL, version=VERSION, pane_s=10, created_ms=0, source="a stream", derived_by=labels
+    )
+    reference = build(derived(stream.columns(np.arange(stream.n)), labels), stream.time_ms, options)
+    assert "output.class" in reference.names
+    watch = Monitor(settings(), Fixed(reference))
+    found = documents(feed(watch, Stream(300, 50, seed=20).chunks(250)))
+    assert [each for each in found if each["kind"] == "alert"] == []
+    assert [each["kind"] for each in found if each["kind"] == "report"]
