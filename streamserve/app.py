@@ -42,7 +42,7 @@ from streamserve.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from streamserve.cache.slot_cache import SlotCache
-    from streamserve.drift.sampling import Sampling
+    from streamserve.drift.sampler import Sampler
 
 MAILBOX_BATCHES = 4
 """Full batches that may wait between poll and compute."""
@@ -127,10 +127,8 @@ class Slot:
         calls = PollCalls()
         with CrashJournal(folder, self._name) as journal:
             infer = InferStage(engine, identity, journal, quarantine, BatchBound())
-            sampling = build_sampling(settings, facts, files, engine.signature, assignment, clock)
-            stages = build_stages(
-                settings, facts, identity, decoder, enricher, infer, engine.signature, cache, sampling, metrics
-            )
+            sampler = build_sampler(settings, facts, files, engine.signature, assignment)
+            stages = build_stages(settings, facts, identity, decoder, enricher, infer, engine.signature, cache, metrics)
             source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
             worker = Worker(
                 source=source,
@@ -148,7 +146,7 @@ class Slot:
                 clock=clock,
                 log=log,
                 cache=cache,
-                chunks=sampling.assembly if sampling is not None else None,
+                sampler=sampler,
             )
 
             def report(statistics: KafkaStatistics) -> None:
@@ -180,7 +178,6 @@ def build_stages(
     infer: InferStage,
     signature: Signature,
     cache: SlotCache | None,
-    sampling: Sampling | None,
     metrics: WorkerMetrics,
 ) -> Stages:
     """The compute thread's work, with encoders that know the limits of their topics."""
@@ -206,28 +203,27 @@ def build_stages(
         max_output_bytes=facts.max_bytes[settings.output.topic],
         metrics=metrics,
         cache_entries=cache.entries if cache is not None else None,
-        take_samples=sampling.sampler.sample if sampling is not None else None,
+        sampled=settings.drift is not None,
     )
 
 
-def build_sampling(
+def build_sampler(
     settings: PipelineSettings,
     facts: TopicFacts,
     files: ModelFiles,
     signature: Signature,
     assignment: Assignment,
-    clock: Clock,
-) -> Sampling | None:
-    """The drift monitor's side of a slot, when one is configured."""
+) -> Sampler | None:
+    """What takes samples for the drift monitor, when one is configured."""
     if settings.drift is None:
         return None
     from streamserve.config.pii_key import pii_key
-    from streamserve.drift.sampling import Sampling
+    from streamserve.drift.sampler import Sampler
     from streamserve.registry.references import FolderReferences
 
     topic = drift_topics(settings).samples
     reference = FolderReferences(settings.model.repository).find(files.name, files.version)
-    return Sampling.of(
+    return Sampler.of(
         settings,
         settings.drift,
         signature.outputs,
@@ -236,7 +232,6 @@ def build_sampling(
         partitions=facts.partitions[topic],
         max_bytes=facts.max_bytes[topic],
         owned_share=assignment.share_of(sum(facts.partitions[name] for name in settings.input.topics)),
-        clock=clock,
     )
 
 

@@ -334,72 +334,23 @@ class CacheBatch:
         )
 
 
-class SampleSpan(NamedTuple):
-    """The part of a source partition that a batch covers.
-
-    Attributes:
-        place: the partition.
-        first: the first offset.
-        end: the position after the last one.
-        consumed: how many records.
-    """
-
-    place: TopicPartition
-    first: int
-    end: int
-    consumed: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBatch:
-    """Rows of a scored batch that were kept for the drift monitor, s of them, and what of the input they stand for.
+    """A scored batch of which rows are sampled for the drift monitor when its transaction is complete.
 
     Attributes:
-        model: who predicted.
-        level: each row was kept as one of about 2^level.
-        spans: the partitions of the batch.
-        span: int64[s], index into `spans`.
-        offset, event_time_ms, timestamp_ms: int64[s].
-        id, entity: event ids and entity keys.
-        columns: features as they came, and outputs as `output.<name>`; nothing where no row was kept.
+        predictions: events, outputs and who predicted.
+        row: rows of the origin whose predictions are produced, ascending.
+        gone: partitions that are no longer ours; their rows are not sampled.
     """
 
-    model: ModelIdentity
-    level: int
-    spans: tuple[SampleSpan, ...]
-    span: I64
-    offset: I64
-    event_time_ms: I64
-    timestamp_ms: I64
-    id: list[str]
-    entity: list[bytes | None]
-    columns: Mapping[str, Column]
-
-    def __len__(self) -> int:
-        return len(self.offset)
+    predictions: PredictionBatch
+    row: list[int]
+    gone: frozenset[TopicPartition] = frozenset()
 
     def without(self, stale: set[TopicPartition]) -> SampleBatch:
-        """The samples less those of partitions that are no longer ours."""
-        left = [number for number, span in enumerate(self.spans) if span.place not in stale]
-        renumbered = np.full(len(self.spans), -1, dtype=np.int64)
-        renumbered[left] = np.arange(len(left))
-        span = renumbered[self.span]
-        index = np.flatnonzero(span >= 0)
-        rows = index.tolist()
-        return replace(
-            self,
-            spans=tuple(self.spans[number] for number in left),
-            span=span[index],
-            offset=self.offset[index],
-            event_time_ms=self.event_time_ms[index],
-            timestamp_ms=self.timestamp_ms[index],
-            id=[self.id[i] for i in rows],
-            entity=[self.entity[i] for i in rows],
-            columns={
-                name: [column[i] for i in rows] if isinstance(column, list) else column[index]
-                for name, column in self.columns.items()
-            },
-        )
+        """The same less the rows of these partitions."""
+        return replace(self, gone=self.gone | stale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -410,8 +361,10 @@ class SampleRecords:
         outbound: the records.
         rows: sampled rows in them.
         left_out: sampled rows that were too large for the topic, each by itself.
+        level: about one row in 2^level was sampled.
     """
 
     outbound: OutboundBatch
     rows: int
     left_out: int
+    level: int

@@ -16,7 +16,7 @@ from typing import Final, Self
 import numpy as np
 
 from streamserve.app import load_engine
-from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, RecordBatch, Reject, SampleBatch
+from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, PredictionBatch, RecordBatch, Reject
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.pii_key import pii_key
@@ -24,7 +24,7 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.gathered import rows_of
 from streamserve.drift.personal import Personal
-from streamserve.drift.sampler import build_sampler
+from streamserve.drift.sampled_columns import SampledColumns, positions
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.pipeline.infer import InferStage, Suspicion
 from streamserve.pipeline.poison import BatchBound
@@ -117,8 +117,7 @@ class Scorer:
         self._enricher = FeatureEnricher(settings.features, signature)
         self._stage = InferStage(self._engine, identity, _NoJournal(), _NoSuspects(), BatchBound())
         self._encoder = JsonPredictionEncoder(settings.output, signature.outputs)
-        drift = (settings.drift or DriftSettings()).model_copy(update={"samples_per_s": "all"})
-        self._sampler = build_sampler(settings, drift, signature.outputs, lambda: 1.0, lambda: 0.0)
+        self._columns = SampledColumns.of(settings, settings.drift or DriftSettings(), signature.outputs)
         return self
 
     def __exit__(
@@ -137,18 +136,20 @@ class Scorer:
             outbound, unwritten = self._encoder.encode(predictions)
             self._count([*rejects, *failed, *unwritten])
             if len(outbound):
-                yield self._rows(self._sampler.sample(predictions, outbound), outbound.row, part.labels)
+                yield self._rows(predictions, outbound.row, part.labels)
 
     def _count(self, rejects: Sequence[Reject]) -> None:
         self.rejects.update((reject.stage, reject.reason, reject.feature) for reject in rejects)
 
-    def _rows(self, sample: SampleBatch, rows: Sequence[int], labels: Sequence[object]) -> ScoredRows:
+    def _rows(self, predictions: PredictionBatch, rows: Sequence[int], labels: Sequence[object]) -> ScoredRows:
+        at = positions(predictions.events, rows)
+        columns = self._columns.take(predictions, at)
         return ScoredRows(
             columns={
                 name: self._personal.column(name, TextColumn.of(column) if isinstance(column, list) else column)
-                for name, column in sample.columns.items()
+                for name, column in columns.items()
             },
-            event_time_ms=sample.event_time_ms,
+            event_time_ms=np.array([predictions.events.event_time_ms[i] for i in at], dtype=np.int64),
             labels=[labels[row] for row in rows] if labels else (),
         )
 

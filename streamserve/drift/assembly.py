@@ -1,127 +1,119 @@
-"""Samples of a transaction to records of the samples topic: one chunk per model version, in the same transaction.
+"""Selected rows of several batches to chunks, and a chunk to messages that its topic takes.
 
-Runs in the write thread just before the flush, on what is current then: rows of partitions that have left are gone
-from samples, predictions and offsets alike. A chunk that is larger than the topic takes is cut; a row too large by
-itself is left out and counted, for the worker could never commit past it.
+One chunk a model version. A chunk that is too large is cut; a row too large by itself is left out, for the worker could
+never commit past it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
-from typing import NamedTuple, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
-from streamserve.batch import (
-    I64,
-    Column,
-    OutboundBatch,
-    Reject,
-    SampleBatch,
-    SampleRecords,
-    Tensor,
-    TopicPartition,
-)
+from streamserve.batch import I64, Column, Reject, Tensor, TopicPartition
 from streamserve.drift.chunk import MAX_TIME_MS, RejectCount, SampleChunk, SampledColumn, Span, TextColumn, encode
-from streamserve.drift.java_partition import java_partition
 from streamserve.drift.personal import Personal
+from streamserve.drift.sampled_columns import SampledColumns, positions
+from streamserve.drift.selection import Selection, Spans
 
-Part = tuple[SampleBatch, Sequence[Reject]]
-"""The samples of a batch, and its rejects."""
+T = TypeVar("T")
 
 
 class Assembly:
-    """Makes sample chunks; used by one write thread.
+    """Makes chunks.
 
     Args:
-        topic: where chunks go.
-        partitions: of that topic.
-        max_bytes: largest record it takes, key and value.
         pipeline: its name.
         reference: hash of the reference beside the model version, or empty.
-        personal: what is hashed.
+        columns: what is taken of a row.
+        personal: what of it is hashed.
+        dropped: of `id` and `key` what is not taken.
     """
 
     def __init__(
-        self, *, topic: str, partitions: int, max_bytes: int, pipeline: str, reference: str, personal: Personal
+        self,
+        *,
+        pipeline: str,
+        reference: str,
+        columns: SampledColumns,
+        personal: Personal,
+        dropped: Collection[str] = (),
     ) -> None:
-        self._topic = topic
-        self._partitions = partitions
-        self._max_bytes = max_bytes
         self._pipeline = pipeline
         self._reference = reference
+        self._columns = columns
         self._personal = personal
-        self._places: dict[bytes, int] = {}
+        self._with_id = "id" not in dropped
+        self._with_key = "key" not in dropped
 
-    def make(self, batches: Sequence[Part], now_ms: int) -> SampleRecords | None:
-        """The chunks of a transaction's batches, in order; None when nothing was sampled and nothing rejected."""
-        parts: list[_Message] = []
-        for group in _alike(batches):
-            chunk = self._chunk(group, now_ms)
+    def chunks(
+        self, selections: Sequence[Selection], rejects: Sequence[Sequence[Reject]], level: int, now_ms: int
+    ) -> Iterator[SampleChunk]:
+        """The chunks of a transaction, in order; none of nothing.
+
+        Args:
+            selections: what is sampled of each batch.
+            rejects: of each batch.
+            level: about one row in 2^level was selected.
+            now_ms: the worker's wall clock.
+        """
+        for start, stop in self._alike(selections):
+            chunk = self._chunk(selections[start:stop], rejects[start:stop], level, now_ms)
             if len(chunk) or chunk.rejects:
-                key = chunk.model.encode()
-                parts += [_Message(key, *fitting) for fitting in cut(chunk, self._max_bytes - len(key))]
-        if not parts:
-            return None
-        rows = sum(part.rows for part in parts)
-        outbound = OutboundBatch(
-            topic=self._topic,
-            row=list(range(len(parts))),
-            partition=[self._place(part.key) for part in parts],
-            key=[part.key for part in parts],
-            value=[part.value for part in parts],
-        )
-        return SampleRecords(outbound=outbound, rows=rows, left_out=sum(len(batch) for batch, _ in batches) - rows)
+                yield chunk
 
-    def _place(self, key: bytes) -> int:
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = java_partition(key, self._partitions)
-        return place
+    def _alike(self, selections: Sequence[Selection]) -> Iterator[tuple[int, int]]:
+        """Runs of batches of one model version whose columns can be joined; those without rows fit any."""
+        start, model, shape = 0, None, None
+        for number, (batch, _, rows) in enumerate(selections):
+            own_model = batch.predictions.model
+            own_shape = self._columns.shape(batch.predictions) if rows else None
+            parts = own_shape is not None and shape is not None and own_shape != shape
+            if number > start and (own_model != model or parts):
+                yield start, number
+                start, shape = number, None
+            model, shape = own_model, shape or own_shape
+        if selections:
+            yield start, len(selections)
 
-    def _chunk(self, group: Sequence[Part], now_ms: int) -> SampleChunk:
-        batches = [batch for batch, _ in group]
-        spans, numbers = _merged(batches)
-        some = [(batch, number) for batch, number in zip(batches, numbers, strict=True) if len(batch)]
-        full = [batch for batch, _ in some]
-        personal, model = self._personal, batches[0].model
-        counts = Counter((r.stage, r.reason, r.feature) for _, rejects in group for r in rejects)
+    def _chunk(
+        self, selections: Sequence[Selection], rejects: Sequence[Sequence[Reject]], level: int, now_ms: int
+    ) -> SampleChunk:
+        spans = _merged(selections)
+        rows = _Rows({place: number for number, place in enumerate(spans)})
+        for selection in selections:
+            if selection.rows:
+                rows.add(selection, self._columns)
+        model = selections[0].batch.predictions.model
+        counts = Counter((reject.stage, reject.reason, reject.feature) for each in rejects for reject in each)
+        n = len(rows.offset)
         return SampleChunk(
             pipeline=self._pipeline,
             model=model.name,
             version=model.version,
             role=model.role,
             reference=self._reference,
-            spans=spans,
-            span=_joined([number[batch.span] for batch, number in some]).astype(np.uint32),
-            offset=_joined([batch.offset for batch in full]),
-            event_time_ms=_within(-MAX_TIME_MS, _joined([batch.event_time_ms for batch in full])),
-            timestamp_ms=_within(-1, _joined([batch.timestamp_ms for batch in full])),
-            level=_joined([np.full(len(batch), batch.level) for batch in full]).astype(np.uint8),
-            id=personal.ids(list(chain.from_iterable(batch.id for batch in full))),
-            entity=personal.entities(list(chain.from_iterable(batch.entity for batch in full))),
-            columns=self._columns(full),
+            spans=tuple(spans.values()),
+            span=np.array(rows.span, dtype=np.uint32),
+            offset=np.array(rows.offset, dtype=np.int64),
+            event_time_ms=_times(rows.event_time_ms, -MAX_TIME_MS),
+            timestamp_ms=_times(rows.timestamp_ms, -1),
+            level=np.full(n, level, dtype=np.uint8),
+            id=self._personal.ids(rows.id) if self._with_id else [""] * n,
+            entity=self._personal.entities(rows.entity) if self._with_key else [None] * n,
+            columns=self._hashed(rows.columns),
             rejects=tuple(RejectCount(*what, count) for what, count in sorted(counts.items())),
             written_ms=now_ms,
         )
 
-    def _columns(self, batches: Sequence[SampleBatch]) -> dict[str, SampledColumn]:
-        if len(batches) == 1:  # a quiet worker commits batch by batch
-            columns = {name: _encoded(column) for name, column in batches[0].columns.items()}
-        else:
-            names = batches[0].columns if batches else ()
-            columns = {name: _column([batch.columns[name] for batch in batches]) for name in names}
+    def _hashed(self, parts: dict[str, list[Column]]) -> dict[str, SampledColumn]:
+        columns = {name: _joined(each) for name, each in parts.items()}
         for name in self._personal.hashed.intersection(columns):
             columns[name] = self._personal.column(name, columns[name])
         return columns
-
-
-class _Message(NamedTuple):
-    key: bytes
-    value: bytes
-    rows: int
 
 
 def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:
@@ -142,74 +134,74 @@ def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:
         yield from cut(chunk.without_rows(), max_bytes)
 
 
-def _alike(batches: Iterable[Part]) -> Iterator[list[Part]]:
-    """Runs of batches of one model version whose columns fit together; batches without rows fit any."""
-    group: list[Part] = []
-    pattern: SampleBatch | None = None
-    for part in batches:
-        batch = part[0]
-        if pattern is not None and not _fits(batch, pattern):
-            yield group
-            group, pattern = [], None
-        group.append(part)
-        if pattern is None or not len(pattern):
-            pattern = batch
-    if group:
-        yield group
+class _Rows:
+    """Sampled rows of several batches, column by column.
+
+    Args:
+        numbers: of the spans.
+    """
+
+    def __init__(self, numbers: Mapping[TopicPartition, int]) -> None:
+        self._numbers = numbers
+        self.span: list[int] = []
+        self.offset: list[int] = []
+        self.event_time_ms: list[int] = []
+        self.timestamp_ms: list[int] = []
+        self.id: list[str] = []
+        self.entity: list[bytes | None] = []
+        self.columns: dict[str, list[Column]] = {}
+
+    def add(self, selection: Selection, columns: SampledColumns) -> None:
+        """Append the selected rows of a batch, of which there are some."""
+        predictions, rows = selection.batch.predictions, selection.rows
+        events = predictions.events
+        records = events.origin
+        at = positions(events, rows)
+        if len(selection.spans) == 1:
+            self.span += [self._numbers[place] for place in selection.spans] * len(rows)
+        else:
+            places = zip(_picked(records.topic, rows), _picked(records.partition, rows), strict=True)
+            self.span += [self._numbers[TopicPartition(*place)] for place in places]
+        self.offset += _picked(records.offset, rows)
+        self.event_time_ms += _picked(events.event_time_ms, at)
+        self.timestamp_ms += _picked(records.timestamp_ms, rows)
+        self.id += _picked(events.id, at)
+        self.entity += _picked(events.entity, at)
+        for name, column in columns.take(predictions, at).items():
+            self.columns.setdefault(name, []).append(column)
 
 
-def _fits(batch: SampleBatch, pattern: SampleBatch) -> bool:
-    if batch.model != pattern.model:
-        return False
-    return not len(batch) or not len(pattern) or _widths(batch) == _widths(pattern)
+def _merged(selections: Sequence[Selection]) -> Spans:
+    """One span a partition: consecutive batches of it put together."""
+    merged: Spans = {}
+    for selection in selections:
+        for place, span in selection.spans.items():
+            first = merged.get(place)
+            if first is None:
+                merged[place] = span
+            else:
+                consumed = first.consumed + span.consumed
+                merged[place] = Span(span.topic, span.partition, first.first, span.end, consumed)
+    return merged
 
 
-def _widths(batch: SampleBatch) -> dict[str, int]:
-    """Of each column: -1 texts, 0 numbers, else the width of a vector."""
-    return {
-        name: -1 if isinstance(column, list) else column.ndim - 1 and column.shape[1]
-        for name, column in batch.columns.items()
-    }
+def _picked(column: list[T], rows: Sequence[int]) -> list[T]:
+    """The items of a list at `rows`, ascending; the list itself when that is all of it."""
+    return column if len(rows) == len(column) else [column[row] for row in rows]
 
 
-def _merged(batches: Sequence[SampleBatch]) -> tuple[tuple[Span, ...], list[I64]]:
-    """One span a partition, and for each batch the numbers of its spans among them."""
-    first: dict[TopicPartition, int] = {}
-    end: dict[TopicPartition, int] = {}
-    consumed: Counter[TopicPartition] = Counter()
-    for batch in batches:
-        for span in batch.spans:
-            first.setdefault(span.place, span.first)
-            end[span.place] = span.end
-            consumed[span.place] += span.consumed
-    number = {place: i for i, place in enumerate(first)}
-    spans = tuple(Span(*place, first[place], end[place], consumed[place]) for place in first)
-    return spans, [np.array([number[span.place] for span in batch.spans], dtype=np.int64) for batch in batches]
-
-
-def _joined(parts: list[I64]) -> I64:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-
-
-def _within(low: int, times: I64) -> I64:
+def _times(times: list[int], low: int) -> I64:
     """Times within what a chunk may hold: a record's timestamp is whatever its producer said."""
-    bounded: I64 = np.minimum(np.maximum(times, low), MAX_TIME_MS)
+    bounded: I64 = np.minimum(np.maximum(np.array(times, dtype=np.int64), low), MAX_TIME_MS)
     return bounded
 
 
-def _column(parts: list[Column]) -> SampledColumn:
-    if isinstance(parts[0], list):
-        return _encoded(list(chain.from_iterable(cast("list[list[str | None]]", parts))))
-    return np.concatenate(cast("list[Tensor]", parts))
-
-
-def _encoded(column: Column) -> SampledColumn:
-    if not isinstance(column, list):
-        return column
-    texts = TextColumn.of(column)
-    return TextColumn(codes=texts.codes, values=tuple(map(_writable, texts.values)))
+def _joined(parts: list[Column]) -> SampledColumn:
+    first = parts[0]
+    if isinstance(first, list):
+        texts = TextColumn.of(first if len(parts) == 1 else list(chain.from_iterable(cast("list[list[str]]", parts))))
+        return TextColumn(codes=texts.codes, values=tuple(map(_writable, texts.values)))
+    return first if len(parts) == 1 else np.concatenate(cast("list[Tensor]", parts))
 
 
 def _writable(text: str | None) -> str | None:

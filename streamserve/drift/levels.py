@@ -79,7 +79,7 @@ class Levels(Protocol):
     """Says how densely to sample."""
 
     def next(self, rows: int, now_s: float) -> int:
-        """The level of a batch of `rows` that is at hand at the monotonic second `now_s`."""
+        """The level of a transaction of `rows` that is at hand at the monotonic second `now_s`."""
         ...
 
 
@@ -98,7 +98,7 @@ class LoadLevels:
     as much as is needed; it falls, at most once a second, when the rate would be within the budget at a lower one.
 
     Args:
-        budget_per_s: rows a second to keep now; asked once a batch.
+        budget_per_s: rows a second to keep now; asked once a transaction.
     """
 
     def __init__(self, budget_per_s: Callable[[], float]) -> None:
@@ -120,7 +120,7 @@ class LoadLevels:
         return self._level
 
     def _rate(self, rows: int, now_s: float) -> float:
-        """Rows a second since the batch before the window's first, which is when that first one began to gather."""
+        """Rows a second since the transaction before the window's first, which is when that one began to gather."""
         recent = self._recent
         recent.append((now_s, rows))
         self._rows += rows

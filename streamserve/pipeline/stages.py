@@ -1,4 +1,4 @@
-"""What happens to one batch between poll and produce: decode, enrich, infer, encode, and what is sampled of it.
+"""What happens to one batch between poll and produce: decode, enrich, infer, encode.
 
 Pure but for the engine. The stages run in the compute thread, one batch at a time; every row comes out as a
 prediction or as a reject, and the law *consumed = predicted + rejected* is checked here for every batch, because a
@@ -18,7 +18,6 @@ from streamserve.batch import (
     Headers,
     OutboundBatch,
     Positions,
-    PredictionBatch,
     RecordBatch,
     Reject,
     SampleBatch,
@@ -31,9 +30,6 @@ from streamserve.telemetry.metrics import WorkerMetrics
 
 CacheEntries = Callable[[EventBatch, OutboundBatch], CacheBatch]
 """Makes cache entries of encoded predictions."""
-
-TakeSamples = Callable[[PredictionBatch, OutboundBatch], SampleBatch]
-"""Takes samples of predictions and of those of them that were encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +44,7 @@ class ScoredBatch:
         predicted: how many predictions.
         rejects: all rejects.
         cache: entries for the cache once all of it is committed.
-        samples: what the drift monitor gets of it.
+        samples: what the drift monitor's samples are taken of, when there is one.
     """
 
     records: RecordBatch
@@ -92,7 +88,7 @@ class Stages:
         max_output_bytes: a larger prediction would be refused by the brokers, and becomes a reject instead.
         metrics: counts and durations.
         cache_entries: makes the cache's part, when there is a cache.
-        take_samples: takes the drift monitor's part, when there is one.
+        sampled: whether samples will be taken of the batches.
     """
 
     def __init__(
@@ -106,7 +102,7 @@ class Stages:
         max_output_bytes: int,
         metrics: WorkerMetrics,
         cache_entries: CacheEntries | None = None,
-        take_samples: TakeSamples | None = None,
+        sampled: bool = False,
     ) -> None:
         self._decoder = decoder
         self._enricher = enricher
@@ -116,7 +112,7 @@ class Stages:
         self._max_output_bytes = max_output_bytes
         self._metrics = metrics
         self._cache_entries = cache_entries
-        self._take_samples = take_samples
+        self._sampled = sampled
 
     def score(self, records: RecordBatch) -> ScoredBatch:
         """Every row to a prediction or a dead letter."""
@@ -147,7 +143,6 @@ class Stages:
                 f"{len(records)} records became {len(outbound)} predictions and {len(rejects)} rejects; nothing of the"
                 " batch is committed. This is a defect of a stage: please report it"
             )
-        samples = self._sampled(predictions, outbound)
         metrics.decode_seconds.observe(decoded_s - start_s)
         metrics.enrich_seconds.observe(enriched_s - decoded_s)
         metrics.infer_seconds.observe(inferred_s - enriched_s)
@@ -162,17 +157,8 @@ class Stages:
             predicted=len(outbound),
             rejects=rejects,
             cache=cache,
-            samples=samples,
+            samples=SampleBatch(predictions=predictions, row=outbound.row) if self._sampled else None,
         )
-
-    def _sampled(self, predictions: PredictionBatch, outbound: OutboundBatch) -> SampleBatch | None:
-        if self._take_samples is None:
-            return None
-        start_s = perf_counter()
-        samples = self._take_samples(predictions, outbound)
-        self._metrics.sample_seconds.observe(perf_counter() - start_s)
-        self._metrics.sample_level.set(samples.level)
-        return samples
 
     def _may_be_oversized(self, outbound: OutboundBatch) -> bool:
         longest = max(map(len, filter(None, outbound.value)), default=0)

@@ -80,7 +80,7 @@ class WorkerMetrics:
     enrich_seconds = histogram("enrich_duration_seconds", "Time to build one batch's inputs.", STAGE_BUCKETS)
     infer_seconds = histogram("infer_duration_seconds", "Time in the model for one batch.", STAGE_BUCKETS)
     encode_seconds = histogram("encode_duration_seconds", "Time to encode one batch.", STAGE_BUCKETS)
-    sample_seconds = histogram("sample_duration_seconds", "Time to take the samples of one batch.", STAGE_BUCKETS)
+    sample_seconds = histogram("sample_duration_seconds", "Time to sample one transaction.", STAGE_BUCKETS)
     commit_seconds = histogram("commit_duration_seconds", "Time to commit one transaction.", STAGE_BUCKETS)
     cache_write_seconds = histogram(
         "cache_write_duration_seconds", "Time to write one batch to the cache.", STAGE_BUCKETS
@@ -137,6 +137,7 @@ class WorkerMetrics:
         """Count the sample chunks of a transaction."""
         self.samples.inc(records.rows)
         self.samples_left_out.inc(records.left_out)
+        self.sample_level.set(records.level)
         self.sample_chunks.inc(len(records.outbound))
         self.sample_chunk_bytes.inc(sum(len(value or b"") for value in records.outbound.value))
 

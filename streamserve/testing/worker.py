@@ -12,14 +12,14 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from streamserve.batch import ModelIdentity, Positions, RecordBatch
-from streamserve.clock import Clock, SystemClock
+from streamserve.clock import SystemClock
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.pii_key import pii_key
 from streamserve.config.settings import PipelineSettings
-from streamserve.drift.sampling import Sampling
+from streamserve.drift.sampler import Sampler
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.batcher import Batcher
@@ -94,11 +94,10 @@ class MemoryWorker:
             max_delay_s=sizes.max_delay_ms / 1000,
             capacity=4 * sizes.max_batch_size,
         )
-        sampling = _sampling(settings, engine, broker, self.assignment, clock)
         self.worker = Worker(
             source=self.source,
             sink=self.sink,
-            stages=_stages(settings, engine, identity, self.metrics, sampling),
+            stages=_stages(settings, engine, identity, self.metrics),
             assignment=self.assignment,
             mailbox=Mailbox(batcher, clock),
             max_poll=sizes.max_batch_size,
@@ -110,7 +109,7 @@ class MemoryWorker:
             health=self.health,
             clock=clock,
             log=log,
-            chunks=sampling.assembly if sampling is not None else None,
+            sampler=_sampler(settings, engine, broker, self.assignment),
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{slot}", daemon=True)
@@ -192,12 +191,12 @@ class _NothingKnown:
         """Nothing was remembered."""
 
 
-def _sampling(
-    settings: PipelineSettings, engine: Engine, broker: MemoryBroker, assignment: Assignment, clock: Clock
-) -> Sampling | None:
+def _sampler(
+    settings: PipelineSettings, engine: Engine, broker: MemoryBroker, assignment: Assignment
+) -> Sampler | None:
     if settings.drift is None:
         return None
-    return Sampling.of(
+    return Sampler.of(
         settings,
         settings.drift,
         engine.signature.outputs,
@@ -206,17 +205,10 @@ def _sampling(
         partitions=broker.partitions(drift_topics(settings).samples),
         max_bytes=MAX_RECORD_BYTES,
         owned_share=assignment.share_of(sum(map(broker.partitions, settings.input.topics))),
-        clock=clock,
     )
 
 
-def _stages(
-    settings: PipelineSettings,
-    engine: Engine,
-    identity: ModelIdentity,
-    metrics: WorkerMetrics,
-    sampling: Sampling | None,
-) -> Stages:
+def _stages(settings: PipelineSettings, engine: Engine, identity: ModelIdentity, metrics: WorkerMetrics) -> Stages:
     nothing = _NothingKnown()
     return Stages(
         decoder=build_decoder(settings),
@@ -228,5 +220,5 @@ def _stages(
         ),
         max_output_bytes=MAX_RECORD_BYTES,
         metrics=metrics,
-        take_samples=sampling.sampler.sample if sampling is not None else None,
+        sampled=settings.drift is not None,
     )

@@ -74,10 +74,12 @@ class CacheQueue(Protocol):
     def close(self) -> None: ...
 
 
-class SampleChunks(Protocol):
-    """Makes the drift monitor's records of a transaction's batches and their rejects."""
+class Sampler(Protocol):
+    """Takes the drift monitor's samples of a transaction's batches and their rejects, at a time on both clocks."""
 
-    def make(self, batches: Sequence[tuple[SampleBatch, Sequence[Reject]]], now_ms: int) -> SampleRecords | None: ...
+    def sample(
+        self, batches: Sequence[tuple[SampleBatch, Sequence[Reject]]], now_s: float, now_ms: int
+    ) -> SampleRecords | None: ...
 
 
 class Worker:
@@ -94,7 +96,7 @@ class Worker:
         ratio: stops the worker when too many records are rejected.
         quarantine: what earlier crashes taught.
         cache: the cache thread's work, or None.
-        chunks: makes sample chunks, or None.
+        sampler: takes samples for the drift monitor, or None.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Worker:
         clock: Clock,
         log: Log,
         cache: CacheQueue | None = None,
-        chunks: SampleChunks | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -132,7 +134,7 @@ class Worker:
         self._clock = clock
         self._log = log
         self._cache = cache
-        self._chunks = chunks
+        self._sampler = sampler
         self._rotation = Rotation(
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
@@ -328,15 +330,22 @@ class Worker:
                 written.batches.append(current)
             batch = self._rotation.more(since_s)
         if written.transaction is not None:
-            if self._chunks is not None:
-                sampled = [(each.samples, each.rejects) for each in written.batches if each.samples is not None]
-                written.samples = self._chunks.make(sampled, self._clock.epoch_ms())
+            written.samples = self._sample(written.batches)
             if written.samples is not None:
                 written.transaction.add(written.samples.outbound)
             failpoints.reach("after_produce")
             written.transaction.flush()
             failpoints.reach("after_flush")
         return written
+
+    def _sample(self, batches: list[ScoredBatch]) -> SampleRecords | None:
+        if self._sampler is None:
+            return None
+        began_s = self._clock.monotonic_s()
+        parts = [(batch.samples, batch.rejects) for batch in batches if batch.samples is not None]
+        samples = self._sampler.sample(parts, began_s, self._clock.epoch_ms())
+        self._metrics.sample_seconds.observe(self._clock.monotonic_s() - began_s)
+        return samples
 
     def _begin(self) -> Transaction:
         while (transaction := self._sink.begin(1.0)) is None:

@@ -1,4 +1,4 @@
-"""The sampler: which rows, where they are from, and their columns as they came."""
+"""The sampler: one chunk a transaction and model version, as records that the topic takes."""
 
 from __future__ import annotations
 
@@ -9,269 +9,236 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.batch import EventBatch, ModelIdentity, OutboundBatch, PredictionBatch, RecordBatch, TopicPartition
-from streamserve.config.settings import PipelineSettings
-from streamserve.drift.levels import draws, kept, stream_seed
-from streamserve.drift.sampler import Sampler, build_sampler, output_columns
-from streamserve.ports import TensorSpec
+from streamserve.batch import ModelIdentity, Reject, TopicPartition
+from streamserve.drift.chunk import MAX_TIME_MS, RejectCount, Span, decode
+from streamserve.drift.java_partition import java_partition
+from streamserve.drift.marks import Marks
+from streamserve.drift.personal import Personal
+from streamserve.drift.sampler import Sampler
+from streamserve.testing import memory_settings
+from tests.memory import DOUBLE
+from tests.unit.drift.scored import MODEL, batch, line, placed
 
-MODEL = ModelIdentity(name="m", version="3")
-
-
-class At:
-    """A level that stays."""
-
-    def __init__(self, level):
-        self.level = level
-
-    def next(self, rows, now_s):
-        return self.level
+NOW_MS = 1_700_000_000_000
 
 
-def predictions(places, *, fields=None, outputs=None, bad=()) -> tuple[PredictionBatch, OutboundBatch]:
-    """Records at `places` (topic, partition, offset), scored but for the rows `bad`, which did not decode."""
-    n = len(places)
-    records = RecordBatch(
-        topic=[topic for topic, _, _ in places],
-        partition=[partition for _, partition, _ in places],
-        offset=[offset for _, _, offset in places],
-        timestamp_ms=[1_000_000 + i for i in range(n)],
-        key=[b"k%d" % i for i in range(n)],
-        value=[b"v"] * n,
-    )
-    row = [i for i in range(n) if i not in bad]
-    fields = {"x": np.arange(n, dtype=np.float64)} if fields is None else fields
-    events = EventBatch(
-        origin=records,
-        row=row,
-        id=[f"e{i}" for i in row],
-        entity=[b"k%d" % i for i in row],
-        event_time_ms=[2_000_000 + i for i in row],
-        fields={name: _rows(column, row) for name, column in fields.items()},
-    )
-    outputs = {"y": np.arange(n, dtype=np.float32).reshape(-1, 1)} if outputs is None else outputs
-    batch = PredictionBatch(
-        events=events, outputs={name: _rows(values, row) for name, values in outputs.items()}, model=MODEL
-    )
-    outbound = OutboundBatch(
-        topic="out",
-        row=row,
-        partition=[records.partition[i] for i in row],
-        key=[None] * len(row),
-        value=[b"p"] * len(row),
-    )
-    return batch, outbound
-
-
-def _rows(column, row):
-    return [column[i] for i in row] if isinstance(column, list) else column[row]
-
-
-def sampled(places, level=0, *, features=("x",), dropped=(), **how):
-    sampler = Sampler(features, {"output.y": "y"}, At(level), lambda: 0.0, dropped=dropped)
-    return sampler.sample(*predictions(places, **how))
-
-
-def line(partition, first, count, topic="t", step=1):
-    return [(topic, partition, offset) for offset in range(first, first + count * step, step)]
-
-
-@st.composite
-def placed(draw):
-    """Records of some partitions of one topic or two, interleaved, with gaps, in order per partition."""
-    topics = draw(st.sampled_from([["t"], ["t", "u"]]))
-    lines = []
-    for topic, partition in itertools.product(topics, range(draw(st.integers(1, 4)))):
-        offsets = draw(st.lists(st.integers(0, 400), max_size=25, unique=True))
-        lines.append([(topic, partition, offset) for offset in sorted(offsets)])
-    order = draw(st.permutations([number for number, mine in enumerate(lines) for _ in mine]))
-    left = [iter(mine) for mine in lines]
-    return [next(left[number]) for number in order]
-
-
-@given(placed().filter(bool), st.integers(0, 3), st.data())
-def test_the_rows_of_the_level_that_became_predictions_and_no_others(places, level, data):
-    bad = data.draw(st.sets(st.integers(0, len(places) - 1)))
-    unwritten = data.draw(st.sets(st.integers(0, len(places) - 1)))
-    batch, outbound = predictions(places, bad=bad)
-    outbound = outbound.take([i for i, row in enumerate(outbound.row) if row not in unwritten])
-    found = Sampler(["x"], {"output.y": "y"}, At(level), lambda: 0.0).sample(batch, outbound)
-
-    def belongs(place):
-        topic, partition, offset = place
-        return len(kept(draws(np.uint64(stream_seed(topic, partition)), np.array([offset])), level)) == 1
-
-    wanted = [i for i, place in enumerate(places) if belongs(place) and i not in bad and i not in unwritten]
-    assert [(*found.spans[s].place, o) for s, o in zip(found.span, found.offset, strict=True)] == [
-        places[i] for i in wanted
-    ]
-    assert found.id == [f"e{i}" for i in wanted]
-    assert found.entity == [b"k%d" % i for i in wanted]
-    assert found.event_time_ms.tolist() == [2_000_000 + i for i in wanted]
-    assert found.timestamp_ms.tolist() == [1_000_000 + i for i in wanted]
-    assert found.level == level
-    assert found.model == MODEL
-    if wanted:
-        assert found.columns["x"].tolist() == wanted
-        assert found.columns["output.y"].tolist() == wanted
-    else:
-        assert found.columns == {}
-
-
-@given(placed().filter(bool), st.integers(0, 20))
-def test_spans_tell_the_first_offset_the_position_after_and_the_count_of_each_partition(places, level):
-    spans = sampled(places, level).spans
-    assert {span.place for span in spans} == {TopicPartition(topic, partition) for topic, partition, _ in places}
-    for span in spans:
-        mine = [offset for topic, partition, offset in places if (topic, partition) == span.place]
-        assert (span.first, span.end, span.consumed) == (min(mine), max(mine) + 1, len(mine))
-
-
-@given(placed().filter(bool), st.sets(st.integers(0, 3)), st.integers(0, 1))
-def test_without_stale_partitions_nothing_of_them_is_left(places, partitions, level):
-    stale = {TopicPartition("t", partition) for partition in partitions}
-    found = sampled(places, level).without(stale)
-    left = [place for place in places if place[:2] not in stale]
-    if left:
-        clean = sampled(left, level)
-        assert set(found.spans) == set(clean.spans)
-        assert [(*found.spans[s].place, o) for s, o in zip(found.span, found.offset, strict=True)] == [
-            (*clean.spans[s].place, o) for s, o in zip(clean.span, clean.offset, strict=True)
-        ]
-        assert all(len(column) == len(clean) for column in found.columns.values())
-        assert len(found.id) == len(found.entity) == len(found.event_time_ms) == len(clean)
-    else:
-        assert (len(found), found.spans) == (0, ())
-
-
-def test_the_same_rows_whatever_the_batches_are():
-    """A replay, or another worker, cuts the partition elsewhere."""
-    places = line(0, 100, 900)
-    whole = sampled(places, 4).offset.tolist()
-    for size in (1, 7, 512):
-        parts = [sampled(places[at : at + size], 4).offset.tolist() for at in range(0, 900, size)]
-        assert list(itertools.chain(*parts)) == whole
-
-
-def test_what_was_missing_stays_missing():
-    exact = np.empty(3, object)
-    exact[:] = [2**60, None, -1]
-    fields = {
-        "number": np.array([1.5, np.nan, 2.0]),
-        "integer": np.array([1, 2, 3]),
-        "exact": exact,
-        "text": ["a", None, "a"],
-        "vector": np.arange(6, dtype=np.float32).reshape(3, 2),
-    }
-    found = sampled(line(0, 0, 3), features=list(fields), fields=fields).columns
-    np.testing.assert_array_equal(found["number"], [1.5, np.nan, 2.0])
-    assert found["integer"].dtype == np.int64
-    assert found["exact"].dtype == np.float64
-    np.testing.assert_array_equal(found["exact"], [2.0**60, np.nan, -1])
-    assert found["text"] == ["a", None, "a"]
-    assert found["vector"].shape == (3, 2)
-
-
-@pytest.mark.parametrize(
-    ("values", "wanted"),
-    [
-        (np.float32([1, 2, 3, 4]), (np.float32, (4,))),
-        (np.float32([[1], [2], [3], [4]]), (np.float32, (4,))),
-        (np.ones((4, 3), np.float64), (np.float64, (4, 3))),
-        (np.ones((4, 2, 5), np.float32), (np.float32, (4, 10))),
-        (np.ones((4, 1, 1), np.int64), (np.int64, (4,))),
-        (np.ones((4, 0), np.float32), (np.float32, (4, 0))),
-        (np.ones(4, np.float16), (np.float32, (4,))),
-        (np.ones(4, np.uint8), (np.int64, (4,))),
-        (np.ones(4, np.int8), (np.int64, (4,))),
-        (np.full(4, 2**64 - 1, np.uint64), (np.float64, (4,))),
-        (np.ones(4, np.bool_), (np.bool_, (4,))),
-    ],
-    ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else "",
-)
-def test_outputs_of_any_kind(values, wanted):
-    for level in (0, 1):
-        column = sampled(line(0, 0, 4), level, outputs={"y": values}).columns["output.y"]
-        rows = len(column)
-        assert (column.dtype, column.shape[1:]) == (wanted[0], wanted[1][1:])
-        assert 0 < rows <= 4
-
-
-def test_text_outputs():
-    values = np.array([["yes"], ["no"]], dtype=object)
-    found = sampled(line(0, 0, 2), features=(), fields={}, outputs={"y": values})
-    assert found.columns["output.y"] == ["yes", "no"]
-
-
-def test_dropped_ids_and_keys_are_never_taken():
-    found = sampled(line(0, 0, 3), dropped=("id", "key"))
-    assert found.id == [""] * 3
-    assert found.entity == [None] * 3
-
-
-def pipeline(**changed) -> PipelineSettings:
-    return PipelineSettings.model_validate(
-        {
-            "pipeline": "p",
-            "kafka": {},
-            "input": {"topics": ["t"]},
-            "features": [{"name": "x"}, {"name": "name", "dtype": "string"}],
-            "model": {"name": "m"},
-            "output": {"topic": "out"},
-            "dead_letter": {"topic": "dead"},
-            "drift": {},
-        }
-        | changed
-    )
-
-
-OUTPUTS = [
-    TensorSpec(name="probability", dtype="float32", shape=(-1, 1)),
-    TensorSpec(name="scores", dtype="float32", shape=(-1, 3)),
-    TensorSpec(name="label", dtype="str", shape=(-1,)),
-    TensorSpec(name="words", dtype="str", shape=(-1, 2)),
-]
-
-
-def test_all_outputs_are_sampled_under_their_own_names_but_lists_of_texts():
-    found = output_columns(pipeline().output, OUTPUTS)
-    assert found == {"output.probability": "probability", "output.scores": "scores", "output.label": "label"}
-
-
-def test_named_outputs_are_sampled_under_the_predictions_names_and_thresholds_are_not():
-    output = pipeline(output={"topic": "out", "outputs": {"p": "probability"}, "threshold": {"p": 0.5}}).output
-    assert output_columns(output, OUTPUTS) == {"output.p": "probability"}
-
-
-def fields(n):
-    return {"x": np.arange(n, dtype=np.float64), "name": ["a"] * n}
-
-
-def test_the_drift_block_says_what_is_sampled():
-    settings = pipeline(drift={"samples_per_s": "all", "pii": {"name": "drop", "id": "drop"}})
+def sampler(*, max_bytes=1 << 20, features=("x",), share=1.0, secret=b"secret", **drift) -> Sampler:
+    settings = memory_settings([{"name": name} for name in features], drift={"samples_per_s": "all", **drift})
     assert settings.drift is not None
-    sampler = build_sampler(settings, settings.drift, OUTPUTS[:1], lambda: 1.0, lambda: 0.0)
-    batch = predictions(line(0, 0, 5000), fields=fields(5000), outputs={"probability": np.zeros((5000, 1))})
-    found = sampler.sample(*batch)
-    assert (len(found), list(found.columns), set(found.id)) == (5000, ["x", "output.probability"], {""})
+    return Sampler.of(
+        settings,
+        settings.drift,
+        DOUBLE.outputs,
+        reference="abc",
+        secret=secret,
+        partitions=4,
+        max_bytes=max_bytes,
+        owned_share=lambda: share,
+    )
+
+
+def sampled(*batches, rejects=(), **how):
+    """The records of these batches; the rejects are the first one's."""
+    parts = [(each, rejects if i == 0 else ()) for i, each in enumerate(batches)]
+    return sampler(**how).sample(parts, 0.0, NOW_MS)
+
+
+def chunks(*batches, **how):
+    found = sampled(*batches, **how)
+    return [] if found is None else [decode(value) for value in found.outbound.value]
+
+
+def places(chunk):
+    spans = [chunk.spans[number] for number in chunk.span]
+    return [(span.topic, span.partition, int(o)) for span, o in zip(spans, chunk.offset, strict=True)]
+
+
+def test_a_chunk_says_who_predicted_and_is_keyed_by_the_model():
+    found = sampled(batch(line(0, 0, 3)))
+    (chunk,) = map(decode, found.outbound.value)
+    assert (chunk.pipeline, chunk.model, chunk.version, chunk.role) == ("memory", "delay", "3", "stable")
+    assert (chunk.reference, chunk.written_ms) == ("abc", NOW_MS)
+    assert found.outbound.topic == "memory.samples"
+    assert found.outbound.key == [b"delay"]
+    assert found.outbound.partition == [java_partition(b"delay", 4)]
+    assert (found.rows, found.left_out, found.level) == (3, 0, 0)
+
+
+@given(placed(), st.data())
+def test_every_row_stands_with_all_that_belongs_to_it(transaction, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(transaction)), max_size=3)) | {0, len(transaction)})
+    batches, wanted = [], []
+    for start, stop in itertools.pairwise(cuts):
+        rows = transaction[start:stop]
+        bad = data.draw(st.sets(st.integers(0, len(rows) - 1)))
+        batches.append(batch(rows, bad=bad))
+        wanted += [(i, place) for i, place in enumerate(rows) if i not in bad]
+    numbers = [i for i, _ in wanted]
+    for chunk in chunks(*batches):
+        assert places(chunk) == [place for _, place in wanted]
+        assert chunk.id == [f"e{i}" for i in numbers]
+        assert chunk.entity == [b"k%d" % i for i in numbers]
+        assert chunk.event_time_ms.tolist() == [2_000_000 + i for i in numbers]
+        assert chunk.timestamp_ms.tolist() == [1_000_000 + i for i in numbers]
+        assert chunk.columns["x"].tolist() == chunk.columns["output.y"].tolist() == numbers
+        assert sum(span.consumed for span in chunk.spans) == len(transaction)
+        assert not chunk.level.any()
+
+
+def test_nothing_sampled_and_nothing_rejected_is_no_record():
+    assert sampled(batch(line(0, 0, 3), bad={0, 1, 2})) is None
+    assert sampled() is None
+
+
+def test_rejects_alone_are_a_chunk():
+    rejects = [
+        Reject(0, "decode", "schema", "so", feature="x"),
+        Reject(1, "decode", "schema", "and so", feature="x"),
+        Reject(2, "infer", "non_finite", ""),
+    ]
+    (chunk,) = chunks(batch(line(0, 4, 3), bad={0, 1, 2}), rejects=rejects)
+    assert len(chunk) == 0
+    assert chunk.rejects == (RejectCount("decode", "schema", "x", 2), RejectCount("infer", "non_finite", "", 1))
+    assert chunk.spans == (Span("t", 0, 4, 7, 3),)
+
+
+def test_batches_of_a_transaction_become_one_chunk_with_a_span_a_partition():
+    (chunk,) = chunks(
+        batch(line(0, 0, 2) + line(1, 5, 1)),
+        batch(line(1, 6, 2), bad={0, 1}),
+        batch(line(2, 9, 1) + line(0, 4, 2)),
+    )
+    assert chunk.spans == (Span("t", 0, 0, 6, 4), Span("t", 1, 5, 8, 3), Span("t", 2, 9, 10, 1))
+    assert places(chunk) == [*line(0, 0, 2), *line(1, 5, 1), *line(2, 9, 1), *line(0, 4, 2)]
+
+
+def test_partitions_that_left_are_in_no_chunk():
+    (chunk,) = chunks(batch(line(0, 0, 2) + line(1, 5, 3)).without({TopicPartition("t", 0)}))
+    assert places(chunk) == line(1, 5, 3)
+    assert chunk.spans == (Span("t", 1, 5, 8, 3),)
+
+
+def test_model_versions_have_chunks_of_their_own():
+    newer = ModelIdentity(name="delay", version="4", role="canary")
+    found = chunks(batch(line(0, 0, 2)), batch(line(0, 2, 1), bad={0}), batch(line(0, 3, 2), model=newer))
+    assert [(chunk.version, chunk.role, places(chunk)) for chunk in found] == [
+        ("3", "stable", line(0, 0, 2)),
+        ("4", "canary", line(0, 3, 2)),
+    ]
+    assert found[0].spans == (Span("t", 0, 0, 3, 3),)
+
+
+def test_outputs_that_change_their_width_begin_another_chunk():
+    def wide(first, count, width):
+        return batch(line(0, first, count), outputs={"y": np.zeros((count, width), np.float32)})
+
+    nothing = batch(line(0, 2, 1), outputs={"y": np.zeros((1, 9), np.float32)}, bad={0})
+    found = chunks(wide(0, 2, 2), nothing, wide(3, 2, 3), wide(5, 1, 3))
+    assert [(chunk.columns["output.y"].shape, chunk.spans[0].first) for chunk in found] == [((2, 2), 0), ((3, 3), 3)]
+
+
+def test_whole_numbers_with_and_without_gaps_are_one_column():
+    (chunk,) = chunks(
+        batch(line(0, 0, 2), fields={"x": np.array([1, 2])}),
+        batch(line(0, 2, 2), fields={"x": np.array([np.nan, 4.0])}),
+    )
+    np.testing.assert_array_equal(chunk.columns["x"], [1, 2, np.nan, 4])
+
+
+def test_times_that_are_none_are_kept_within_bounds():
+    strange = batch(line(0, 0, 2))
+    times = [-(2**63), 2**63 - 1]
+    strange.predictions.events.event_time_ms[:] = times
+    strange.predictions.events.origin.timestamp_ms[:] = times
+    (chunk,) = chunks(strange)
+    assert chunk.event_time_ms.tolist() == [-MAX_TIME_MS, MAX_TIME_MS]
+    assert chunk.timestamp_ms.tolist() == [-1, MAX_TIME_MS]
+
+
+def test_texts_that_utf8_cannot_hold_are_written_all_the_same():
+    (chunk,) = chunks(batch(line(0, 0, 1), fields={"x": ["\ud800"]}), batch(line(0, 1, 2), fields={"x": ["ü", None]}))
+    assert chunk.columns["x"].texts() == ["?", "ü", None]
+
+
+def test_personal_values_are_hashed_or_not_taken():
+    personal = Personal(b"secret", ["id", "x"])
+    fields = {"x": ["anna", "anna"], "z": np.zeros(2)}
+    how = {"features": ("x", "z"), "pii": {"id": "hash", "key": "drop", "x": "hash", "z": "drop"}}
+    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), **how)
+    assert chunk.id == [personal.text("e0"), personal.text("e1")]
+    assert chunk.entity == [None, None]
+    assert chunk.columns["x"].texts() == [personal.text("anna")] * 2
+    assert list(chunk.columns) == ["x", "output.y"]
+    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), features=("x", "z"), pii={"id": "drop", "key": "hash"})
+    assert chunk.id == ["", ""]
+    assert chunk.entity == [personal.digest(b"k0").encode(), personal.digest(b"k1").encode()]
 
 
 @pytest.mark.parametrize(("share", "level"), [(1.0, 4), (0.25, 6)])
 def test_the_budget_is_shared_by_the_partitions(share, level):
-    settings = pipeline(drift={"samples_per_s": 1000})
-    assert settings.drift is not None
-    now_s = itertools.count(0, 0.1)
-    sampler = build_sampler(settings, settings.drift, OUTPUTS[:1], lambda: share, lambda: float(next(now_s)))
-    batch = predictions(line(0, 0, 1200), fields=fields(1200), outputs={"probability": np.zeros((1200, 1))})
-    for _ in range(40):  # 12,000 rows a second
-        found = sampler.sample(*batch)
+    budgeted = sampler(samples_per_s=1000, share=share)
+    flood = [(batch(line(0, 0, 1200)), ())]
+    for number in range(40):
+        found = budgeted.sample(flood, number / 10, NOW_MS)  # 12,000 rows a second
+    (chunk,) = map(decode, found.outbound.value)
     assert found.level == level
+    assert set(chunk.level.tolist()) == {level}
+    assert len(chunk) == found.rows
+    assert 0 < len(chunk) < 1200 / 2**level * 3
 
 
-def test_a_vector_field_is_one_column():
-    settings = pipeline(features={"field": "v", "size": 4}, drift={"samples_per_s": "all"})
-    assert settings.drift is not None
-    sampler = build_sampler(settings, settings.drift, OUTPUTS[:1], lambda: 1.0, lambda: 0.0)
-    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
-    batch = predictions(line(0, 0, 3), fields={"v": vectors}, outputs={"probability": np.zeros((3, 1))})
-    np.testing.assert_array_equal(sampler.sample(*batch).columns["v"], vectors)
+# -- larger than the topic takes ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(800, 4000), st.integers(2, 40))
+def test_a_chunk_that_is_too_large_is_cut_and_its_parts_give_every_row_once(lengths, max_bytes, width):
+    position, batches, wanted = 0, [], []
+    for length in filter(None, lengths):
+        rows = line(0, position, length) + line(1, position, length)
+        n = len(rows)
+        batches.append(batch(rows, fields={"x": ["x" * 9] * n}, outputs={"y": np.ones((n, width), np.float32)}))
+        wanted += rows
+        position += length
+    found = sampled(*batches, max_bytes=max_bytes)
+    if found is None:
+        assert not wanted
+        return
+    marks, taken, consumed = Marks(), [], 0
+    for key, value in zip(found.outbound.key, found.outbound.value, strict=True):
+        assert len(key) + len(value) <= max_bytes
+        chunk = decode(value)
+        new, fresh = marks.take(chunk)
+        assert new.all()
+        taken += places(chunk)
+        consumed += sum(span.consumed for span, first in zip(chunk.spans, fresh, strict=True) if first)
+    assert taken == wanted
+    assert (found.rows, found.left_out) == (len(wanted), 0)
+    assert consumed == len(wanted)
+    assert marks.to_document()[MODEL.version]["t"] == {"0": position, "1": position}
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_row_too_large_by_itself_is_left_out_and_counted(at):
+    texts = ["x"] * 8
+    texts[at] = "x" * 5000
+    found = sampled(batch(line(0, 0, 8), fields={"x": texts}), max_bytes=2000)
+    parts = list(map(decode, found.outbound.value))
+    assert [place for chunk in parts for place in places(chunk)] == [p for p in line(0, 0, 8) if p[2] != at]
+    assert (found.rows, found.left_out) == (7, 1)
+    assert sum(span.consumed for chunk in parts for span in chunk.spans) == 8
+    assert parts[-1].spans[0].end == 8
+
+
+def test_what_fits_in_no_way_is_counted_and_nothing_is_written():
+    found = sampled(batch(line(0, 0, 8)), max_bytes=50)
+    assert (found.rows, found.left_out, len(found.outbound)) == (0, 8, 0)
+
+
+def test_many_distinct_texts_do_not_follow_every_part():
+    """A part holds the values of its own rows, or cutting would never end."""
+    texts = [f"{i:0200d}" for i in range(1000)]
+    found = sampled(batch(line(0, 0, 1000), fields={"x": texts}), max_bytes=20_000)
+    assert 10 < len(found.outbound) < 40
+    assert found.left_out == 0
+    parts = map(decode, found.outbound.value)
+    assert list(itertools.chain.from_iterable(chunk.columns["x"].texts() for chunk in parts)) == texts

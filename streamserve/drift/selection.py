@@ -1,0 +1,133 @@
+"""Which rows of a transaction's batches are sampled, and which part of the input the batches cover.
+
+The draws of all rows are computed at once, when the transaction is complete: with one call a batch they cost three
+times as much, because numpy's own code leaves the processor's caches in between. For the same reason the offsets of a
+batch that has no gaps are not read but counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from streamserve.batch import I64, U64, Positions, RecordBatch, SampleBatch, TopicPartition
+from streamserve.drift.chunk import Span
+from streamserve.drift.levels import draws, kept, stream_seed
+
+K = TypeVar("K", bound=Hashable)
+Spans = dict[TopicPartition, Span]
+
+
+class Selection(NamedTuple):
+    """What is sampled of one batch.
+
+    Attributes:
+        batch: the batch.
+        spans: what it covers, per partition that is still ours.
+        rows: sampled rows of its records, ascending.
+    """
+
+    batch: SampleBatch
+    spans: Spans
+    rows: Sequence[int]
+
+
+class Selector:
+    """Selects rows; keeps the seed of every partition met so far. Used by one write thread."""
+
+    def __init__(self) -> None:
+        self._seeds: dict[TopicPartition, int] = {}
+
+    def select(self, batches: Sequence[SampleBatch], level: int) -> list[Selection]:
+        """What is sampled of each batch when about one row in 2^level is."""
+        records = [batch.predictions.events.origin for batch in batches]
+        ends = [each.next_positions() for each in records]
+        rows = self._drawn(batches, records, ends, level) if level else [batch.row for batch in batches]
+        if any(batch.gone for batch in batches):
+            rows = [_ours(batch, mine) for batch, mine in zip(batches, rows, strict=True)]
+        return [
+            Selection(batch, _spans(batch, end), mine) for batch, end, mine in zip(batches, ends, rows, strict=True)
+        ]
+
+    def _drawn(
+        self, batches: Sequence[SampleBatch], records: Sequence[RecordBatch], ends: Sequence[Positions], level: int
+    ) -> list[Sequence[int]]:
+        """The predicted rows of each batch that belong to the level."""
+        sizes = [len(each) for each in records]
+        starts = list(accumulate(sizes, initial=0))
+        drawn = draws(self._seeds_of(records, ends, sizes, starts), _offsets(records, ends, sizes, starts))
+        rows = kept(drawn, level)
+        edges = np.searchsorted(rows, starts).tolist()
+        found = rows.tolist()
+        return [
+            _predicted(batch, [row - start for row in found[begin:end]])
+            for batch, start, (begin, end) in zip(batches, starts, pairwise(edges), strict=False)
+        ]
+
+    def _seeds_of(
+        self, records: Sequence[RecordBatch], ends: Sequence[Positions], sizes: list[int], starts: list[int]
+    ) -> U64:
+        """The seed of every row of these batches, most of which are of one partition each."""
+        seeds = np.repeat(np.array([self._seed(next(iter(each))) for each in ends], dtype=np.uint64), sizes)
+        for number, each in enumerate(ends):
+            if len(each) > 1:
+                mine = records[number]
+                of: dict[tuple[str, int], int] = {(place[0], place[1]): self._seed(place) for place in each}
+                rows = map(of.__getitem__, zip(mine.topic, mine.partition, strict=True))
+                seeds[starts[number] : starts[number + 1]] = np.fromiter(rows, np.uint64, sizes[number])
+        return seeds
+
+    def _seed(self, place: TopicPartition) -> int:
+        seed = self._seeds.get(place)
+        if seed is None:
+            seed = self._seeds[place] = stream_seed(place.topic, place.partition)
+        return seed
+
+
+def _offsets(records: Sequence[RecordBatch], ends: Sequence[Positions], sizes: list[int], starts: list[int]) -> I64:
+    """The offset of every row of these batches."""
+    before = [each.offset[0] - start for each, start in zip(records, starts, strict=False)]
+    offset = np.arange(starts[-1]) + np.repeat(np.array(before, dtype=np.int64), sizes)
+    for number, mine in enumerate(records):
+        if len(ends[number]) > 1 or mine.offset[-1] - mine.offset[0] >= sizes[number]:
+            offset[starts[number] : starts[number + 1]] = mine.offset
+    return offset
+
+
+def _predicted(batch: SampleBatch, rows: list[int]) -> Sequence[int]:
+    """Those of the rows whose predictions are produced."""
+    predicted = batch.row
+    if len(predicted) == len(batch.predictions.events.origin):
+        return rows
+    last = len(predicted)
+    return [row for row in rows if (at := bisect_left(predicted, row)) < last and predicted[at] == row]
+
+
+def _ours(batch: SampleBatch, rows: Sequence[int]) -> Sequence[int]:
+    """Those of the rows whose partition is still ours."""
+    origin = batch.predictions.events.origin
+    return [row for row in rows if (origin.topic[row], origin.partition[row]) not in batch.gone]
+
+
+def _spans(batch: SampleBatch, ends: Positions) -> Spans:
+    """First offset, end and count of each partition of the batch's records that is still ours."""
+    records = batch.predictions.events.origin
+    if len(ends) == 1:
+        found = [Span(p.topic, p.partition, records.offset[0], end, len(records)) for p, end in ends.items()]
+    elif len({place.topic for place in ends}) == 1:
+        first, count = _firsts(records.partition, records.offset)
+        found = [Span(p.topic, p.partition, first[p.partition], end, count[p.partition]) for p, end in ends.items()]
+    else:
+        firsts, counts = _firsts(list(zip(records.topic, records.partition, strict=True)), records.offset)
+        found = [Span(p.topic, p.partition, firsts[p], end, counts[p]) for p, end in ends.items()]
+    return {place: span for place, span in zip(ends, found, strict=True) if place not in batch.gone}
+
+
+def _firsts(places: list[K], offset: list[int]) -> tuple[dict[K, int], Counter[K]]:
+    """The first offset and the count of each place."""
+    return dict(zip(reversed(places), reversed(offset), strict=True)), Counter(places)
