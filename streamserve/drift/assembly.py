@@ -54,6 +54,8 @@ class Assembly:
     ) -> Iterator[SampleChunk]:
         """The chunks of a transaction, in order; none of nothing.
 
+        Records of which none was drawn are covered too, for whoever counts what was consumed.
+
         Args:
             selections: what is sampled of each batch.
             rejects: of each batch.
@@ -62,7 +64,7 @@ class Assembly:
         """
         for start, stop in self._alike(selections):
             chunk = self._chunk(selections[start:stop], rejects[start:stop], level, now_ms)
-            if len(chunk) or chunk.rejects:
+            if len(chunk) or chunk.rejects or (level and chunk.spans):
                 yield chunk
 
     def _alike(self, selections: Sequence[Selection]) -> Iterator[tuple[int, int]]:

@@ -88,7 +88,7 @@ class Sampler:
     def sample(
         self, batches: Sequence[tuple[SampleBatch, Sequence[Reject]]], now_s: float, now_ms: int
     ) -> SampleRecords | None:
-        """The chunks of a transaction; None when nothing was sampled and nothing rejected.
+        """The chunks of a transaction; None when there is nothing to tell.
 
         Args:
             batches: in order, each with its rejects.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamserve.batch import ModelIdentity, Reject, TopicPartition
 from streamserve.drift.chunk import MAX_TIME_MS, RejectCount, Span, decode
 from streamserve.drift.java_partition import java_partition
+from streamserve.drift.levels import draws, kept, stream_seed
 from streamserve.drift.marks import Marks
 from streamserve.drift.personal import Personal
 from streamserve.drift.sampler import Sampler
@@ -20,6 +21,16 @@ from tests.memory import DOUBLE
 from tests.unit.drift.scored import MODEL, batch, line, placed
 
 NOW_MS = 1_700_000_000_000
+
+
+class Fixed:
+    """Always the same level."""
+
+    def __init__(self, level) -> None:
+        self.level = level
+
+    def next(self, rows, now_s):
+        return self.level
 
 
 def sampler(*, max_bytes=1 << 20, features=("x",), share=1.0, secret=b"secret", **drift) -> Sampler:
@@ -185,6 +196,30 @@ def test_the_budget_is_shared_by_the_partitions(share, level):
     assert set(chunk.level.tolist()) == {level}
     assert len(chunk) == found.rows
     assert 0 < len(chunk) < 1200 / 2**level * 3
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(0, 12))
+def test_consumed_adds_up_exactly_at_every_level(counts, level):
+    """Also when no row of a transaction is drawn."""
+    thinned = sampler(samples_per_s=1000)
+    thinned._levels = Fixed(level)
+    position, marks, consumed, rows = 0, Marks(), 0, 0
+    for count in counts:
+        found = thinned.sample([(batch(line(0, position, count)), ())], 0.0, NOW_MS)
+        (chunk,) = map(decode, found.outbound.value)
+        new, fresh = marks.take(chunk)
+        assert new.all()
+        rows += len(chunk)
+        consumed += sum(span.consumed for span, first in zip(chunk.spans, fresh, strict=True) if first)
+        position += count
+    assert consumed == position
+    assert rows == len(kept(draws(np.uint64(stream_seed("t", 0)), np.arange(position)), level))
+
+
+def test_partitions_that_left_are_not_told_of_at_any_level():
+    thinned = sampler(samples_per_s=1000)
+    thinned._levels = Fixed(12)
+    assert thinned.sample([(batch(line(0, 0, 2)).without({TopicPartition("t", 0)}), ())], 0.0, NOW_MS) is None
 
 
 # -- larger than the topic takes ------------------------------------------------------------------------------------
