@@ -76,11 +76,19 @@ class Selector:
         seeds = np.repeat(np.array([self._seed(next(iter(each))) for each in ends], dtype=np.uint64), sizes)
         for number, each in enumerate(ends):
             if len(each) > 1:
-                mine = records[number]
-                of: dict[tuple[str, int], int] = {(place[0], place[1]): self._seed(place) for place in each}
-                rows = map(of.__getitem__, zip(mine.topic, mine.partition, strict=True))
-                seeds[starts[number] : starts[number + 1]] = np.fromiter(rows, np.uint64, sizes[number])
+                seeds[starts[number] : starts[number + 1]] = self._mixed_seeds(records[number], each)
         return seeds
+
+    def _mixed_seeds(self, records: RecordBatch, ends: Positions) -> U64:
+        """The seed of every row of a batch of several partitions."""
+        if _one_topic(ends):
+            table = np.zeros(max(place.partition for place in ends) + 1, dtype=np.uint64)
+            for place in ends:
+                table[place.partition] = self._seed(place)
+            seeds: U64 = table[np.array(records.partition)]
+            return seeds
+        places = map(TopicPartition, records.topic, records.partition)
+        return np.fromiter(map(self._seed, places), np.uint64, len(records))
 
     def _seed(self, place: TopicPartition) -> int:
         seed = self._seeds.get(place)
@@ -119,13 +127,17 @@ def _spans(batch: SampleBatch, ends: Positions) -> Spans:
     records = batch.predictions.events.origin
     if len(ends) == 1:
         found = [Span(p.topic, p.partition, records.offset[0], end, len(records)) for p, end in ends.items()]
-    elif len({place.topic for place in ends}) == 1:
+    elif _one_topic(ends):
         first, count = _firsts(records.partition, records.offset)
         found = [Span(p.topic, p.partition, first[p.partition], end, count[p.partition]) for p, end in ends.items()]
     else:
         firsts, counts = _firsts(list(zip(records.topic, records.partition, strict=True)), records.offset)
         found = [Span(p.topic, p.partition, firsts[p], end, counts[p]) for p, end in ends.items()]
     return {place: span for place, span in zip(ends, found, strict=True) if place not in batch.gone}
+
+
+def _one_topic(ends: Positions) -> bool:
+    return len({place.topic for place in ends}) == 1
 
 
 def _firsts(places: list[K], offset: list[int]) -> tuple[dict[K, int], Counter[K]]:
