@@ -7,11 +7,15 @@ from streamserve.drift.incidents import IncidentEvent, Reason
 from streamserve.drift.schema import OUTPUT_PREFIX
 from streamserve.drift.version_watch import Identity
 
+MAX_REASONS = 30
+"""Reasons that an alert names; of a wide model hundreds may move at once."""
+SpanDocument = dict[str, dict[str, list[int]]]
+"""Topic -> partition -> [first offset, position after the last]."""
 CRITICAL_SEVERITY = 10.0
 """A reason so many times over its floor makes an incident critical; so does one about labels."""
 
 
-def alert_of(identity: Identity, event: IncidentEvent, sequence: int, span: dict[str, dict[str, list[int]]]) -> Alert:
+def alert_of(identity: Identity, event: IncidentEvent, sequence: int, span: SpanDocument) -> Alert:
     """The alert of an event of the book, the `sequence`-th of its incident."""
     return Alert(
         pipeline=identity.pipeline,
@@ -24,7 +28,7 @@ def alert_of(identity: Identity, event: IncidentEvent, sequence: int, span: dict
         opened_ms=event.opened_ms,
         severity=severity_of(event.reasons),
         title=title_of(identity, event.reasons),
-        reasons=[reason_document(reason) for reason in event.reasons],
+        reasons=[reason_document(reason) for reason in event.reasons[:MAX_REASONS]],
         span=span,
     )
 

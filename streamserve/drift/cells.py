@@ -42,7 +42,7 @@ def derived(columns: Mapping[str, SampledColumn], labels: LabelSettings | None) 
             found[CONFIDENCE] = column.max(axis=1)
             return found
         if labels is not None and labels.task == "binary" and name == probability_name(labels, columns):
-            chance = _floats(column)
+            chance = _floats(column).reshape(-1)
             with np.errstate(invalid="ignore"):
                 found[CLASS] = TextColumn(codes=(chance >= labels.threshold).astype(np.uint32), values=("0", "1"))
             found[CONFIDENCE] = np.maximum(chance, 1 - chance)

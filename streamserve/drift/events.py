@@ -76,7 +76,14 @@ class Report(Event, frozen=True, kw_only=True):
 
 
 class PerformanceReport(Event, frozen=True, kw_only=True):
-    """How well the model did, by labels and by estimate, in one window."""
+    """How well the model did, by labels and by estimate, in one window.
+
+    Attributes:
+        labels: rows with a label.
+        realised, estimated: figure -> value, low, high, n.
+        gap: realised less expected accuracy of the rows with labels, and its p-value.
+        fairness: rates of the values of protected features against the most frequent value, with intervals.
+    """
 
     kind: ClassVar[str] = "performance"
     topic_role: ClassVar[TopicRole] = "reports"
@@ -87,6 +94,8 @@ class PerformanceReport(Event, frozen=True, kw_only=True):
     labels: int
     realised: dict[str, object]
     estimated: dict[str, object]
+    gap: dict[str, object] | None
+    fairness: list[dict[str, object]]
 
 
 class Alert(Event, frozen=True, kw_only=True):

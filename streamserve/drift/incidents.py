@@ -162,6 +162,21 @@ class IncidentBook:
         blind = any(source == DRIFT for source, _ in known) and not any(verdict.decided for verdict in looked)
         return self._went_on(self._open, pane_end_ms, loud, blind=blind)
 
+    def went_back(self, at_ms: int) -> None:
+        """Event time starts again from here: the time of before was a wrong clock's."""
+        self._seen_ms = -1
+        if self._open is not None:
+            self._open.loud_ms = min(self._open.loud_ms, at_ms)
+            self._open.told_ms = min(self._open.told_ms, at_ms)
+
+    def retire(self, at_ms: int) -> list[IncidentEvent]:
+        """The version is not served any more: an open incident is over."""
+        if self._open is None:
+            return []
+        event = self._event("cleared", self._open, at_ms)
+        self._open = None
+        return [event]
+
     def to_document(self) -> dict[str, Any]:
         """The state, as JSON."""
         current = self._open

@@ -85,6 +85,11 @@ class LoopsBack:
             events += [_label_request(who, why, each) for why, each in chosen]
         return events
 
+    def forget(self, version: str) -> None:
+        """A version is not watched any more."""
+        self._retraining.pop(version, None)
+        self._labelling.pop(version, None)
+
     def to_document(self) -> dict[str, dict[str, int | None]]:
         """JSON."""
         return {version: each.to_document() for version, each in self._retraining.items()}

@@ -43,6 +43,10 @@ class Marks:
             self._next[key] = max(mark, span.end)
         return rows, fresh
 
+    def forget(self, version: str) -> None:
+        """A version is not watched any more."""
+        self._next = {key: position for key, position in self._next.items() if key[0] != version}
+
     def to_document(self) -> MarksDocument:
         """JSON: version -> topic -> partition -> position."""
         document: MarksDocument = {}

@@ -19,29 +19,29 @@ import numpy as np
 
 from streamserve.batch import I64
 from streamserve.config.drift_settings import DriftSettings, LabelSettings
-from streamserve.drift.alerts import alert_of
+from streamserve.drift.alerts import SpanDocument, alert_of
 from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
-from streamserve.drift.events import Event, PerformanceReport, ReferenceLearned, Report, State
+from streamserve.drift.events import Event, ReferenceLearned, State
 from streamserve.drift.gathered import Rows, Volume
-from streamserve.drift.incidents import IncidentBook, Signal
+from streamserve.drift.incidents import IncidentBook, IncidentEvent, Signal
 from streamserve.drift.loops_back import LoopsBack
 from streamserve.drift.marks import Marks, MarksDocument
 from streamserve.drift.metrics import metrics
-from streamserve.drift.outcomes import Outcomes, Tally
-from streamserve.drift.performance_history import PerformanceHistory
+from streamserve.drift.outcomes import Outcomes
 from streamserve.drift.quality import reject_signals
-from streamserve.drift.ranking import report_columns
+from streamserve.drift.ranking import report_of
 from streamserve.drift.reference import Reference
 from streamserve.drift.resume import Resume, ResumePoint
 from streamserve.drift.segments import ALL
+from streamserve.drift.tally import Tally
 from streamserve.drift.timeline import Timeline
 from streamserve.drift.traffic import Traffic
 from streamserve.drift.version_watch import Beside, Identity, Look, VersionWatch, WindowKey
 
 RESUME_POINTS = 500
-MAX_ASKED = 100
-"""Unknown references that are remembered, so that each is asked for once."""
+MAX_UNKNOWN = 100
+"""Unknown references that are remembered, so that each is counted once."""
 LEARNING_HORIZONS = 4
 """While a version learns, a successor reads so many times the longest window again, to learn the same."""
 MAX_TOLD = 50
@@ -76,6 +76,8 @@ class StateDocument(msgspec.Struct, frozen=True, kw_only=True):
     watermark_ms: int | None
     looked: dict[str, dict[str, int]]
     first_ms: dict[str, int | None]
+    newest_ms: dict[str, int]
+    recent: list[int]
     incidents: dict[str, dict[str, object]]
     told: list[dict[str, Any]]
     rows: int
@@ -108,11 +110,11 @@ class ModelMonitor:
         self._resume = Resume(self._resume_step())
         self.outcomes = None if labels is None else Outcomes(settings, labels)
         self._loops = LoopsBack(settings)
-        self.performance_history: dict[str, PerformanceHistory] = {}
         self.versions: dict[str, VersionWatch] = {}
         self.books: dict[str, IncidentBook] = {}
         self._looked: dict[str, dict[WindowKey, int]] = {}
-        self._asked: set[tuple[str, str]] = set()
+        self._unknown: set[tuple[str, str]] = set()
+        self._served_ms: dict[str, int] = {}
         self._first_ms: dict[str, int | None] = {}
         self._learned: dict[str, Reference] = {}
         self.told: deque[dict[str, Any]] = deque(maxlen=MAX_TOLD)
@@ -125,7 +127,7 @@ class ModelMonitor:
         """Take over from an earlier life. Returns: the samples offset from which to read again."""
         document = msgspec.convert(state.state, StateDocument)
         self._marks = Marks(document.marks)
-        self.timeline.watermark_ms = document.watermark_ms
+        self.timeline.watermark_ms, self.timeline.recent = document.watermark_ms, list(document.recent)
         self.counts.rows = document.rows
         self._resume = Resume(
             self._resume_step(),
@@ -135,8 +137,10 @@ class ModelMonitor:
                 marks=document.marks,
                 watermark_ms=document.watermark_ms,
                 rows=document.rows,
+                recent=document.recent,
             ),
         )
+        self._served_ms = dict(document.newest_ms)
         if self.outcomes is not None and document.outcomes is not None:
             self.outcomes.restore(document.outcomes)
         self._loops.restore(document.retraining)
@@ -152,7 +156,7 @@ class ModelMonitor:
 
     def state(self) -> State | None:
         """What a successor needs; None before the first chunk."""
-        newest = self._resume.newest_pane
+        newest = min(self._resume.newest_pane, (self.timeline.watermark_ms or 0) // self._pane_ms)
         panes = self._horizon_ms // self._pane_ms + 2
         if any(watch.reference is None for watch in self.versions.values()):
             panes *= LEARNING_HORIZONS
@@ -173,6 +177,8 @@ class ModelMonitor:
                 for version, watch in self.versions.items()
             },
             first_ms={version: watch.first_ms for version, watch in self.versions.items()},
+            newest_ms=dict(self._served_ms),
+            recent=point.recent,
             incidents={version: book.to_document() for version, book in self.books.items()},
             told=list(self.told),
             rows=point.rows,
@@ -197,6 +203,7 @@ class ModelMonitor:
             marks=self._marks.to_document(),
             watermark_ms=self.timeline.watermark_ms,
             rows=self.counts.rows,
+            recent=list(self.timeline.recent),
         )
         fresh_rows, fresh_spans = self._marks.take(chunk)
         if not any(fresh_spans) and not fresh_rows.any():
@@ -207,8 +214,10 @@ class ModelMonitor:
         if went_back:
             for watch in self.versions.values():
                 watch.clear()
-            before = replace(before, newest_pane=-1, watermark_ms=None)
+            before = replace(before, newest_pane=-1, watermark_ms=None, recent=[])
             self._resume = Resume(self._resume_step())
+            for book in self.books.values():
+                book.went_back(self.timeline.watermark_ms or 0)
         watch = self._watch(chunk)
         rows = self._rows(chunk, np.flatnonzero(fresh_rows & in_time), watch.reference)
         self.counts.rows += len(rows)
@@ -225,6 +234,7 @@ class ModelMonitor:
             for each in chunk.rejects:
                 rejects[each.feature, each.reason] += each.count
         learned = watch.add(rows, Volume(at_ms=watermark_ms, consumed=consumed, rejects=rejects), watermark_ms, wall_ms)
+        self._served_ms[chunk.version] = max(self._served_ms.get(chunk.version, 0), watch.newest_ms)
         if learned is not None:
             events.append(self._learned_event(learned))
             self._set_beside()
@@ -233,6 +243,7 @@ class ModelMonitor:
             self.outcomes.release(watermark_ms)
         self._loops.came(watch, rows)
         events += self._looks(watermark_ms - self._lateness_ms)
+        events += self._retired(watermark_ms)
         if events:
             state = self.state()
             events += [state] if state is not None else []
@@ -256,40 +267,47 @@ class ModelMonitor:
         watch = self.versions.get(chunk.version)
         if watch is not None:
             self._follow_reference(watch, chunk.reference)
+            if watch.identity.role != chunk.role:
+                watch.identity = replace(watch.identity, role=chunk.role)
+                self._set_beside()
             return watch
         if len(self.versions) >= MAX_VERSIONS:
             quiet = min(self.versions, key=lambda version: self.versions[version].newest_ms)
             del self.versions[quiet]
-            self.books.pop(quiet, None)
+            self._marks.forget(quiet)
+            self._loops.forget(quiet)
         identity = Identity(pipeline=self.pipeline, model=self.model, version=chunk.version, role=chunk.role)
         reference = self._references.find(self.model, chunk.version) or self._learned.get(chunk.version)
         watch = VersionWatch(identity, self.settings, reference, self._looked.get(chunk.version))
         self._follow_reference(watch, chunk.reference)
-        watch.first_ms = self._first_ms.get(chunk.version)
+        if chunk.version in self._first_ms:
+            watch.first_ms = self._first_ms[chunk.version]
         self.versions[chunk.version] = watch
         self._set_beside()
         return watch
 
     def _follow_reference(self, watch: VersionWatch, wanted: str) -> None:
-        """A worker names another reference than the one in use: adopt it, if it can be found; asked once for each."""
+        """A worker names another reference than the one in use: adopt it when it is there; each is counted once."""
         known = watch.reference.hash if watch.reference is not None else ""
-        asked = (watch.identity.version, wanted)
-        if wanted in {"", known} or asked in self._asked:
+        if wanted in {"", known}:
             return
-        if len(self._asked) < MAX_ASKED:
-            self._asked.add(asked)
         found = self._references.find(self.model, watch.identity.version)
         if found is not None and found.hash == wanted:
             watch.adopt(found)
-        else:
+            self._set_beside()
+        elif (asked := (watch.identity.version, wanted)) not in self._unknown:
             self.counts.unknown_reference += 1
+            if len(self._unknown) < MAX_UNKNOWN:
+                self._unknown.add(asked)
 
     def _set_beside(self) -> None:
         """Canaries are compared with the newest stable version that has a reference."""
         stable = [each for each in self.versions.values() if each.identity.role == "stable" and each.reference]
         newest = max(stable, key=lambda each: each.newest_ms, default=None)
         for watch in self.versions.values():
-            if watch.identity.role == "canary" and newest is not None and watch.beside is None:
+            if watch.identity.role != "canary" or newest is None:
+                watch.beside = None
+            elif watch.beside is None or not watch.beside.is_of(newest):
                 watch.beside = Beside(newest, self.settings)
 
     # -- looks ---------------------------------------------------------------------------------------------------
@@ -302,7 +320,7 @@ class ModelMonitor:
             looks: dict[str, list[Look]] = {}
             for _, name, each in ending:
                 look = self.versions[name].look(each)
-                events.append(self._report(self.versions[name], look))
+                events.append(report_of(self.versions[name], look, self.settings.effects))
                 looks.setdefault(name, []).append(look)
             for watch in self.versions.values():
                 events += self._judge(watch, end_ms, looks)
@@ -322,10 +340,9 @@ class ModelMonitor:
         book = self._book(watch.identity.version)
         told = book.update(end_ms, [look.verdict for look in own], names, signals)
         span = next((look.pane.span_document() for look in own if look.due.segment == ALL), {})
-        alerts = [alert_of(watch.identity, each, self._sequence(each.incident), span) for each in told]
-        self.told.extend(msgspec.to_builtins(alert) for alert in alerts)
-
-        events: list[Event] = [*alerts, *filter(None, (self._performance(watch, look) for look in own))]
+        events = self._alerts(watch.identity, told, span)
+        if self.outcomes is not None:
+            events += filter(None, [self.outcomes.report(watch, look) for look in own])
         longest = [look for look in own if look.due.segment == ALL][-1:]
         tally = self.tally(watch.identity.version, longest[0]) if longest else None
         newest = next((each for each in reversed(self.told) if each["incident"] == book.incident), None)
@@ -344,26 +361,21 @@ class ModelMonitor:
             return None
         return self.outcomes.tally(version, look.due.window_s, look.due.segment, look.due.end_ms)
 
-    def _performance(self, watch: VersionWatch, look: Look) -> PerformanceReport | None:
-        tally = self.tally(watch.identity.version, look)
-        if tally is None or not (tally.realised.sums["rows"] or tally.expected.sums["rows"]):
-            return None
-        realised = metrics(tally.realised)
-        estimated = metrics(tally.estimated) if tally.expected.sums["rows"] else {}
-        if look.due.segment == ALL and look.due.window_s == self.settings.windows_s[-1]:
-            history = self.performance_history.setdefault(watch.identity.version, PerformanceHistory())
-            history.add(look.due.end_ms, realised, estimated)
-        return PerformanceReport(
-            pipeline=self.pipeline,
-            model=self.model,
-            version=watch.identity.version,
-            segment=look.due.segment,
-            window_s=look.due.window_s,
-            end_ms=look.due.end_ms,
-            labels=round(tally.realised.sums["rows"]),
-            realised={name: msgspec.to_builtins(each) for name, each in realised.items()},
-            estimated={name: msgspec.to_builtins(each) for name, each in estimated.items()},
-        )
+    def _retired(self, watermark_ms: int) -> list[Event]:
+        """Incidents of versions that are not served any more are over."""
+        gone = [name for name, served_ms in self._served_ms.items() if watermark_ms - served_ms > self._horizon_ms]
+        events: list[Event] = []
+        for version in gone:
+            who = Identity(pipeline=self.pipeline, model=self.model, version=version)
+            events += self._alerts(who, self._book(version).retire(watermark_ms), {})
+            if version not in self.versions:
+                del self.books[version], self._served_ms[version]
+        return events
+
+    def _alerts(self, who: Identity, told: Sequence[IncidentEvent], span: SpanDocument) -> list[Event]:
+        alerts = [alert_of(who, each, self._sequence(each.incident), span) for each in told]
+        self.told.extend(msgspec.to_builtins(alert) for alert in alerts)
+        return list(alerts)
 
     # -- labels --------------------------------------------------------------------------------------------------
 
@@ -404,31 +416,6 @@ class ModelMonitor:
         if version not in self.books:
             self.books[version] = IncidentBook(self.pipeline, self.model, version)
         return self.books[version]
-
-    def _report(self, watch: VersionWatch, look: Look) -> Report:
-        reference, due, pane = watch.reference, look.due, look.pane
-        if reference is None:
-            raise ValueError("a look without a reference")
-        columns = report_columns(look, reference, self.settings.effects)
-        drifted = [str(name) for name, is_so in zip(columns["name"], columns["drifted"], strict=True) if is_so]
-        return Report(
-            pipeline=self.pipeline,
-            model=self.model,
-            version=watch.identity.version,
-            segment=due.segment,
-            window_s=due.window_s,
-            start_ms=due.end_ms - round(due.window_s * 1000),
-            end_ms=due.end_ms,
-            rows=pane.profile.rows,
-            sampled_share=pane.profile.rows / max(pane.profile.weight, 1),
-            n_effective=pane.profile.n_effective,
-            reference=reference.hash,
-            provisional=reference.provisional,
-            decided=look.verdict.decided,
-            drifted=drifted,
-            columns=columns,
-            span=pane.span_document(),
-        )
 
     def _learned_event(self, reference: Reference) -> ReferenceLearned:
         return ReferenceLearned(

@@ -109,6 +109,12 @@ class Monitor:
         for model in self.models.values():
             model.labels(records)
 
+    def rebuilt(self, labels: Mapping[int, int]) -> None:
+        """The rebuild is over: labels up to these positions were read."""
+        for model in self.models.values():
+            if model.outcomes is not None:
+                model.outcomes.reread(labels)
+
     def overview(self, wall_ms: int) -> Document:
         """What the page shows of these models."""
         return overview(list(self.models.values()), self.counts, self.settings, wall_ms)

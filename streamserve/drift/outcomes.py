@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from streamserve.batch import F64, I64
@@ -23,53 +24,27 @@ from streamserve.drift.adwin import Adwin, AdwinSettings
 from streamserve.drift.cells import probability_name
 from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.detectors import confidence_for
-from streamserve.drift.expected import estimate, expect, scores_of
+from streamserve.drift.events import PerformanceReport
+from streamserve.drift.expected import expect, gap, scores_of
+from streamserve.drift.fairness import fairness
 from streamserve.drift.gathered import Rows
 from streamserve.drift.hddm import HddmA, HddmSettings
 from streamserve.drift.incidents import Signal
-from streamserve.drift.intervals import wilson
 from streamserve.drift.label_join import JoinSettings, LabelJoin, Predictions
 from streamserve.drift.labels import LabelDecoder
 from streamserve.drift.metrics import metrics
 from streamserve.drift.pairs import Pairs
 from streamserve.drift.performance import Performance
+from streamserve.drift.performance_history import PerformanceHistory
 from streamserve.drift.reference import Reference
 from streamserve.drift.segments import ALL
+from streamserve.drift.tally import Tally, lasting_signals
 from streamserve.drift.task import Task
-from streamserve.drift.version_watch import Due, VersionWatch
+from streamserve.drift.version_watch import Due, Look, VersionWatch
 from streamserve.drift.windows import Ring
 
 WEEK_S = 604_800.0
 RECENT_ERRORS = 30
-
-
-@dataclass(slots=True)
-class Tally:
-    """Performance of one slot: what labels say, what was expected of those rows, and of all rows."""
-
-    realised: Performance
-    expected_of_labelled: Performance
-    expected: Performance
-
-    @classmethod
-    def empty(cls, task: Task) -> Tally:
-        """No rows."""
-        return cls(Performance.empty(task), Performance.empty(task), Performance.empty(task))
-
-    def add(self, other: Tally) -> None:
-        """Take in other rows."""
-        self.realised.add(other.realised)
-        self.expected_of_labelled.add(other.expected_of_labelled)
-        self.expected.add(other.expected)
-
-    def copy(self) -> Tally:
-        """The same, to be added to on its own."""
-        return Tally(self.realised.copy(), self.expected_of_labelled.copy(), self.expected.copy())
-
-    @property
-    def estimated(self) -> Performance:
-        """The best estimate for all rows."""
-        return estimate(self.expected, self.expected_of_labelled, self.realised)
 
 
 @dataclass(slots=True)
@@ -96,6 +71,8 @@ class VersionOutcomes:
 
     Attributes:
         watch: who.
+        reference: by whose segments and calibration.
+        width: outputs a row.
         task: what is compared.
         rings: performance by window and segment.
         adwin, hddm: detectors on means of `block` errors, which are about independent of each other.
@@ -106,6 +83,8 @@ class VersionOutcomes:
     """
 
     watch: VersionWatch
+    reference: Reference | None
+    width: int
     task: Task
     rings: dict[tuple[float, str], Ring[Tally]]
     adwin: Adwin
@@ -133,6 +112,7 @@ class Outcomes:
         )
         self._decoder = LabelDecoder(Task.of(labels, labels_width(labels)))
         self.versions: dict[str, VersionOutcomes] = {}
+        self.history: dict[str, PerformanceHistory] = {}
         self._restored: dict[str, dict[str, Any]] = {}
         self._read: dict[int, int] = {}
         self._known_up_to: dict[int, int] = {}
@@ -141,10 +121,12 @@ class Outcomes:
 
     def predicted(self, watch: VersionWatch, rows: Rows, now_ms: int) -> None:
         """Take in sampled predictions."""
+        if not len(rows) or watch.reference is None:
+            return  # segments and calibration are the reference's
         outputs = self._outputs(rows.columns, len(rows))
-        if outputs is None or not len(rows):
+        version = self._version(watch, outputs.shape[1]) if outputs is not None else None
+        if outputs is None or version is None:
             return
-        version = self._version(watch, outputs.shape[1])
         weight = np.ldexp(1.0, rows.level)
         groups = watch.segments.codes(rows.columns, len(rows))
         self.join.predicted(
@@ -158,7 +140,7 @@ class Outcomes:
             ),
             now_ms,
         )
-        calibration = watch.reference.calibration if watch.reference is not None else None
+        calibration = watch.reference.calibration
         if calibration is not None and scores_of(version.task, outputs) is not None:
             empty = Performance.empty(version.task)
             for slot, mine in self._slots(rows.event_time_ms):
@@ -180,6 +162,12 @@ class Outcomes:
                 self._merge(version, pairs, now_ms)
                 if not self.rereading:
                     self._detect(version, pairs)
+
+    def reread(self, positions: Mapping[int, int]) -> None:
+        """All labels up to these positions were read again, or are gone from the topic."""
+        for partition, position in positions.items():
+            self._read[partition] = max(position, self._read.get(partition, 0))
+        self._known_up_to = {}
 
     @property
     def rereading(self) -> bool:
@@ -211,10 +199,51 @@ class Outcomes:
             whole.add(part)
         return whole
 
+    def report(self, watch: VersionWatch, look: Look) -> PerformanceReport | None:
+        """How well the model did in the window of a look; None without any rows."""
+        who, due = watch.identity, look.due
+        tally = self.tally(who.version, due.window_s, due.segment, due.end_ms)
+        if tally is None or not (tally.realised.sums["rows"] or tally.expected.sums["rows"]):
+            return None
+        realised = metrics(tally.realised)
+        estimated = metrics(tally.estimated) if tally.expected.sums["rows"] else {}
+        if due.segment == ALL and due.window_s == self._settings.windows_s[-1]:
+            self.history.setdefault(who.version, PerformanceHistory()).add(due.end_ms, realised, estimated)
+        difference = gap(tally.realised, tally.expected_of_labelled)
+        return PerformanceReport(
+            pipeline=who.pipeline,
+            model=who.model,
+            version=who.version,
+            segment=due.segment,
+            window_s=due.window_s,
+            end_ms=due.end_ms,
+            labels=round(tally.realised.sums["rows"]),
+            realised=msgspec.to_builtins(realised),
+            estimated=msgspec.to_builtins(estimated),
+            gap=None if difference is None else msgspec.to_builtins(difference),
+            fairness=self._fairness(watch, due) if due.segment == ALL else [],
+        )
+
+    def _fairness(self, watch: VersionWatch, due: Due) -> list[dict[str, object]]:
+        """Differences between the values of protected features, of a binary task."""
+        found: list[dict[str, object]] = []
+        for names in watch.segments.protected:
+            tallies = {
+                name: tally.realised
+                for name in names
+                if (tally := self.tally(watch.identity.version, due.window_s, name, due.end_ms)) is not None
+            }
+            if tallies and self._labels.task == "binary":
+                found += msgspec.to_builtins(fairness(tallies))
+        return found
+
     def to_document(self) -> dict[str, Any]:
         """JSON: detectors and how far labels were read."""
         return {
-            "labels": {str(partition): position for partition, position in self._read.items()},
+            "labels": {
+                str(partition): max(self._read.get(partition, 0), self._known_up_to.get(partition, 0))
+                for partition in {*self._read, *self._known_up_to}
+            },
             "detectors": {
                 name: {"adwin": each.adwin.to_document(), "hddm": each.hddm.to_document(), "seen": asdict(each.seen)}
                 for name, each in self.versions.items()
@@ -236,15 +265,20 @@ class Outcomes:
             return None
         return column.astype(np.float64, copy=False).reshape(n, -1)
 
-    def _version(self, watch: VersionWatch, width: int) -> VersionOutcomes:
+    def _version(self, watch: VersionWatch, width: int) -> VersionOutcomes | None:
+        """A version's outcomes; None for rows with another number of outputs than its first ones."""
         name = watch.identity.version
         found = self.versions.get(name)
-        if found is not None and found.watch is watch:
+        if found is not None and found.width != width:
+            return None
+        if found is not None and found.watch is watch and found.reference is watch.reference:
             return found
         settings = self._settings
         adwin, hddm = self._detectors(watch)
         found = VersionOutcomes(
             watch=watch,
+            reference=watch.reference,
+            width=width,
             task=Task.of(self._labels, width),
             rings={
                 (window_s, segment): Ring(window_s, settings.pane_s)
@@ -259,6 +293,7 @@ class Outcomes:
         self.versions[name] = found
         for gone in [each for each in self.versions if each not in self._alive(name)]:
             del self.versions[gone]
+            self.history.pop(gone, None)
         return found
 
     def _alive(self, newest: str) -> set[str]:
@@ -356,39 +391,3 @@ def _block(watch: VersionWatch) -> int:
 def labels_width(labels: LabelSettings) -> int:
     """Outputs per row that labels are decoded for."""
     return len(labels.classes) if labels.classes else 1
-
-
-def lasting_signals(reference: Reference, tallies: Sequence[tuple[float, Tally | None]], floor: float) -> list[Signal]:
-    """Windows whose accuracy surely lies under the reference's: they keep an incident open, and open none.
-
-    Detectors get used to what lasts. The interval is Wilson's with 95 % confidence, of as many rows as are about
-    independent; since it can only keep what the detectors opened, it takes nothing of the budget.
-
-    Args:
-        reference: gives the usual accuracy.
-        tallies: window in seconds, and performance in it.
-        floor: a smaller difference does not matter.
-    """
-    usual = reference.document.performance.get("accuracy")
-    if usual is None:
-        return []
-    found = []
-    for window_s, tally in tallies:
-        accuracy = metrics(tally.realised).get("accuracy") if tally is not None else None
-        if accuracy is None:
-            continue
-        _, high = wilson(accuracy.value, max(accuracy.n / reference.document.error_inflation, 1.0))
-        if high < usual - floor:
-            detail = f"accuracy {accuracy.value:.1%}, {usual:.1%} on the reference"
-            found.append(
-                Signal(
-                    source="labels",
-                    subject="errors",
-                    severity=(1 - accuracy.value) / max(1 - usual, 1e-6),
-                    hold_s=window_s,
-                    opens=False,
-                    window_s=window_s,
-                    detail=detail,
-                )
-            )
-    return found

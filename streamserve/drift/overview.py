@@ -262,7 +262,7 @@ def _performance(model: ModelMonitor, watch: VersionWatch) -> Document | None:
     if name is None:
         return None
     baseline = watch.reference.document.performance.get(name) if watch.reference is not None else None
-    history = model.performance_history.get(watch.identity.version)
+    history = model.outcomes.history.get(watch.identity.version) if model.outcomes is not None else None
     return {
         "metric": name,
         "windows": windows,

@@ -15,6 +15,8 @@ from streamserve.drift.special import binomial_sf
 LEAST_TIMES = 5
 """The usual share is known from at least so many times the records of the window that is judged."""
 LEAST_RECORDS = 100
+BURST = 10.0
+"""Rejects come in bursts: so many records count as one independent one."""
 
 
 def reject_signals(window: Pane, usual: Pane, *, window_s: float, floor: float, alpha: float) -> list[Signal]:
@@ -33,7 +35,9 @@ def reject_signals(window: Pane, usual: Pane, *, window_s: float, floor: float, 
     came = np.array([window.rejects[kind] for kind in kinds], dtype=np.float64)
     share = came / window.consumed
     before = np.array([usual.rejects[kind] for kind in kinds]) / usual.consumed
-    p = binomial_sf(came - 1, float(window.consumed), np.clip(before + floor / 2, 1e-12, 1 - 1e-12)) * len(kinds)
+    p = binomial_sf(
+        np.ceil(came / BURST) - 1, np.floor(window.consumed / BURST), np.clip(before + floor / 2, 1e-12, 1 - 1e-12)
+    ) * len(kinds)
     loud = (share - before >= floor) & (p <= alpha)
     return [
         Signal(

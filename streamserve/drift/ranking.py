@@ -9,8 +9,9 @@ import numpy as np
 from streamserve.batch import F64, I64
 from streamserve.config.drift_settings import EffectSettings
 from streamserve.drift.decision import FLOORS, Verdict
+from streamserve.drift.events import Report
 from streamserve.drift.reference import Reference
-from streamserve.drift.version_watch import Look
+from streamserve.drift.version_watch import Look, VersionWatch
 
 LEAST_IMPORTANCE = 0.1
 """A column that the model hardly uses is ranked by this part of its effect."""
@@ -74,6 +75,33 @@ def report_columns(look: Look, reference: Reference, settings: EffectSettings) -
         "ks": plain(verdict.ks[order]),
         "missing": plain(look.missing[order]),
     }
+
+
+def report_of(watch: VersionWatch, look: Look, settings: EffectSettings) -> Report:
+    """The report of a look."""
+    reference, due, pane = watch.reference, look.due, look.pane
+    if reference is None:
+        raise ValueError("a look without a reference")
+    columns = report_columns(look, reference, settings)
+    drifted = [str(name) for name, is_so in zip(columns["name"], columns["drifted"], strict=True) if is_so]
+    return Report(
+        pipeline=watch.identity.pipeline,
+        model=watch.identity.model,
+        version=watch.identity.version,
+        segment=due.segment,
+        window_s=due.window_s,
+        start_ms=due.end_ms - round(due.window_s * 1000),
+        end_ms=due.end_ms,
+        rows=pane.profile.rows,
+        sampled_share=pane.profile.rows / max(pane.profile.weight, 1),
+        n_effective=pane.profile.n_effective,
+        reference=reference.hash,
+        provisional=reference.provisional,
+        decided=look.verdict.decided,
+        drifted=drifted,
+        columns=columns,
+        span=pane.span_document(),
+    )
 
 
 def plain(values: F64) -> list[object]:

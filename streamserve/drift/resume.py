@@ -23,6 +23,7 @@ class ResumePoint:
         marks: source positions before it, as `Marks.to_document` gives them.
         watermark_ms: before it.
         rows: sampled rows before it.
+        recent: event times of the last rows before it.
     """
 
     offset: int
@@ -30,6 +31,7 @@ class ResumePoint:
     marks: MarksDocument
     watermark_ms: int | None
     rows: int
+    recent: list[int]
 
 
 class Resume:

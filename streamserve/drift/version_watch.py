@@ -129,13 +129,15 @@ class VersionWatch:
         self.reference = reference
         self.segments = Segments(settings.segments, reference.columns)
         self.gathered = Gathered(reference, self.segments, settings.pane_s, settings.windows_s)
+        self.history = {window_s: History() for window_s in settings.windows_s}
+        self.first_ms = reference.document.last_ms if reference.provisional else None  # windows are full from here on
         self._samples = {ALL: reference, **{name: reference.segment(name) for name in self.segments.names[1:]}}
         self.decider = Decider(
             budget=Budget(
                 false_alarms_per_week=settings.budget.false_alarms_per_week,
                 pane_s=settings.pane_s,
                 windows_s=tuple(settings.windows_s),
-                streams=len(self.segments.names) + 1,  # and the comparison with another version
+                streams=len(self.segments.names) + 2,  # the comparison with another version, and the rejects
                 detectors=DETECTORS_SHARE if settings.labels is not None else 0.0,
             ),
             floors=EffectFloors(**settings.effects.model_dump()),
@@ -202,11 +204,14 @@ class VersionWatch:
             self.gathered.clear()
         self.looked.clear()
         self.latest.clear()
+        self.history = {window_s: History() for window_s in self._settings.windows_s}
+        if self.beside is not None:
+            self.beside.gathered.clear()
         self.newest_ms = -1
         self.first_ms = None
 
     def _learn(self, rows: Rows, wall_ms: int) -> Reference | None:
-        enough = self._learner.add(rows)
+        enough = self._learner.add(rows) if rows.columns else None
         if enough is None:
             return None
         who = self.identity
@@ -237,6 +242,10 @@ class Beside:
         self.watch = watch
         self._reference = watch.reference
         self.gathered = Gathered(watch.reference, Segments((), ()), settings.pane_s, settings.windows_s)
+
+    def is_of(self, stable: VersionWatch) -> bool:
+        """Whether it compares with that version by the reference it has now."""
+        return self.watch is stable and self._reference is stable.reference
 
     def signals(self, looks: Sequence[Look]) -> list[Signal]:
         """Columns in which the canary differs, in the windows that the stable version was looked at."""

@@ -316,3 +316,80 @@ def test_without_labels_class_and_confidence_follow_the_reference():
     found = documents(feed(watch, Stream(300, 50, seed=20).chunks(250)))
     assert [each for each in found if each["kind"] == "alert"] == []
     assert [each["kind"] for each in found if each["kind"] == "report"]
+
+
+def test_labels_segments_and_no_reference_learn_and_then_watch():
+    config = settings(learn_rows=5000, labels={"output": "p"}, segments=[*SEGMENTS, {"feature": "y", "values": ["1"]}])
+    watch = Monitor(config, Fixed())
+    stream = Stream(1200, 50, seed=21)
+    found = []
+    for offset, start in enumerate(range(0, stream.n - 249, 250)):
+        found += feed(watch, [stream.chunk(start, start + 250)], offset)
+        watch.labels([(0, i, label(stream, i)) for i in range(start, start + 250)])
+    kinds = {each["kind"] for each in documents(found)}
+    assert {"reference", "report", "performance"} <= kinds
+    segments = {each["segment"] for each in documents(found) if each["kind"] == "performance"}
+    assert {ALL, "colour=red"} <= segments
+
+
+def test_the_first_windows_after_learning_lie_behind_what_was_learned():
+    watch = Monitor(settings(learn_rows=5000), Fixed())
+    found = documents(feed(watch, Stream(1500, 50, seed=22).chunks(250)))
+    last_ms = next(each for each in found if each["kind"] == "reference")["document"]["last_ms"]
+    starts = [each["start_ms"] for each in found if each["kind"] == "report"]
+    assert min(starts) >= last_ms - 10_000
+
+
+def test_an_incident_of_a_version_that_is_not_served_any_more_is_over():
+    stream = Stream(2600, 50, seed=23, shift=1.0, shift_at_s=700)
+    watch = Monitor(settings(), Fixed(frozen()))
+    found = []
+    for offset, start in enumerate(range(0, stream.n - 249, 250)):
+        version = VERSION if stream.time_ms[start] < START_MS + 1_200_000 else "4"
+        found += feed(watch, [stream.chunk(start, start + 250, version=version)], offset)
+    alerts = [each for each in documents(found) if each["kind"] == "alert" and each["version"] == VERSION]
+    assert [each["alert"] for each in alerts if each["alert"] != "worsened"] == ["opened", "cleared"]
+
+
+def test_after_the_stream_went_back_a_shift_is_paged():
+    early = Stream(70, 50, seed=24)
+    early.time_ms = early.time_ms + 50 * 60_000 * 100
+    stream = Stream(1500, 50, seed=25, shift=1.0, shift_at_s=700)
+    watch = monitor()
+    chunks = [
+        *(replace(each, written_ms=int(early.time_ms[-1])) for each in early.chunks(250)),
+        *(replace(each, offset=each.offset + 10**6, spans=moved(each.spans)) for each in stream.chunks(250)),
+    ]
+    alerts = [each for each in documents(feed(watch, chunks)) if each["kind"] == "alert"]
+    assert [each["alert"] for each in alerts][:1] == ["opened"]
+
+
+def moved(spans):
+    return tuple(msgspec.structs.replace(span, first=span.first + 10**6, end=span.end + 10**6) for span in spans)
+
+
+def test_odd_chunks_of_a_version_are_taken_without_a_word():
+    watch = Monitor(settings(labels={"output": "p"}), Fixed(frozen()))
+    stream = Stream(60, 50, seed=26)
+    chunks = list(stream.chunks(250))
+    two = np.stack([chunks[1].columns["output.p"]] * 2, axis=1)
+    late = replace(chunks[3], event_time_ms=chunks[3].event_time_ms - 10**8)
+    bare = replace(chunks[4], columns={})
+    odd = [chunks[0], replace(chunks[1], columns={**chunks[1].columns, "output.p": two}), chunks[2], late, bare]
+    assert [each["kind"] for each in documents(feed(watch, odd))] == []
+    assert watch.counts.merged == 5
+    learning = Monitor(settings(learn_rows=1000), Fixed())
+    feed(learning, [replace(each, columns={}) for each in stream.chunks(250)])
+    assert learning.counts.merged == 12
+
+
+def test_labels_that_were_read_before_a_restart_are_not_fed_to_the_detectors_again():
+    watch, _, _ = with_labels(1e9, seconds=120, seed=27)
+    outcomes = watch.models[MODEL].outcomes
+    document = outcomes.to_document()
+    document["labels"]["7"] = 5  # a partition that was quiet since
+    outcomes.restore(document)
+    assert outcomes.rereading
+    watch.rebuilt({0: document["labels"]["0"], 7: 5})
+    assert not outcomes.rereading
+    assert outcomes.to_document()["labels"] == document["labels"]

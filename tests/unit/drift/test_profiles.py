@@ -165,6 +165,7 @@ def rows(times, columns, offsets=None, level=0):
         span=np.zeros(n, dtype=np.int64),
         offset=np.arange(n) if offsets is None else np.array(offsets),
         spans=(Span("t", 3, 0, 1000, n),),
+        id=[str(i) for i in range(n)],
     )
 
 
@@ -213,7 +214,7 @@ def test_one_wrong_clock_does_not_move_the_watermark():
 def test_rows_older_than_the_horizon_are_late_and_a_gap_is_none():
     timeline = Timeline(horizon_ms=HOUR)
     timeline.accept(np.array([0]), 0)
-    assert timeline.accept(np.array([50 * HOUR]), 50 * HOUR)[0].all()
+    assert timeline.accept(np.full(30, 50 * HOUR), 50 * HOUR)[0].all()
     keep, _ = timeline.accept(np.array([50 * HOUR, 48 * HOUR]), 50 * HOUR)
     assert keep.tolist() == [True, False]
     assert timeline.late == 1
@@ -226,6 +227,14 @@ def test_a_watermark_that_ran_ahead_starts_again_where_the_stream_is():
     assert went_back == [False] * 9 + [True]
     assert timeline.watermark_ms == 10 * HOUR
     assert timeline.accept(np.array([10 * HOUR]), 1000 * HOUR)[0].all()
+
+
+def test_a_small_chunk_ahead_of_time_does_not_move_the_watermark():
+    timeline = Timeline(horizon_ms=HOUR)
+    for i in range(40):
+        timeline.accept(np.array([10 * HOUR + i * 1000]), 10 * HOUR)
+    timeline.accept(np.full(4, 10 * HOUR + 3_000_000), 10 * HOUR)
+    assert timeline.watermark_ms - 10 * HOUR <= 40_000
 
 
 def test_a_time_beyond_the_clock_is_refused():
