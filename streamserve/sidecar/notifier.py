@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as ClientPartition
 
 from streamserve.clock import Clock
@@ -172,22 +172,22 @@ class Notifier:
                 consumer.close()
 
     def _on_assign(self, consumer: Any, partitions: list[ClientPartition]) -> None:
-        """Go on where the group was; a new group starts a little before us, and remembers that."""
-        try:
-            known = consumer.committed(partitions, timeout=CALL_TIMEOUT_S)
-            fresh = [p for p in known if p.offset < 0]
-            if fresh:
-                since_ms = self._started_ms - round(FRESH_S * 1000)
-                asked = [ClientPartition(p.topic, p.partition, since_ms) for p in fresh]
-                found = consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S)
-                fresh = [self._start(consumer, p) for p in found]
-                consumer.commit(offsets=fresh, asynchronous=False)
-            starts = {p.partition: p.offset for p in [*known, *fresh] if p.offset >= 0}
-        except KafkaException as exception:
-            self._log.warning("alerts_unreadable", error=first_error(exception).str())
-            starts = {}
+        """Go on where the group was; a new group starts a little before us, and remembers that.
+
+        What it raises comes out of the poll, and a new client tries again: to start without knowing where would be to
+        send every alert there ever was.
+        """
+        known = _sure(consumer.committed(partitions, timeout=CALL_TIMEOUT_S))
+        fresh = [p for p in known if p.offset < 0]
+        if fresh:
+            since_ms = self._started_ms - round(FRESH_S * 1000)
+            asked = [ClientPartition(p.topic, p.partition, since_ms) for p in fresh]
+            found = _sure(consumer.offsets_for_times(asked, timeout=CALL_TIMEOUT_S))
+            fresh = [self._start(consumer, p) for p in found]
+            _sure(consumer.commit(offsets=fresh, asynchronous=False))
+        starts = {p.partition: p.offset for p in [*known, *fresh] if p.offset >= 0}
         for partition in partitions:
-            partition.offset = starts.get(partition.partition, OFFSET_INVALID)
+            partition.offset = starts[partition.partition]
         consumer.assign(partitions)
 
     @staticmethod
@@ -203,3 +203,11 @@ class Notifier:
 
     async def _aside(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _sure(answer: list[ClientPartition]) -> list[ClientPartition]:
+    """The answer about partitions. Raises: KafkaException, when there is none about one of them."""
+    for partition in answer:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import signal
 import threading
 import time
@@ -9,9 +11,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import orjson
 import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from streamserve.clock import SystemClock
+from streamserve.config.loading import load
 from streamserve.drift.chunk import encode
+from streamserve.kafka.clients import reader_properties
+from streamserve.sidecar import notifier as notifier_module
+from streamserve.sidecar.notifier import Notifier, group_of
+from streamserve.telemetry.logs import Log
+from tests.services import produce
 from tests.sidecars import Pipeline, SidecarProcess, Writer, sample_chunk
+from tests.unit.sidecar.counting_monitor import Told
 
 
 class Receiver:
@@ -19,6 +30,7 @@ class Receiver:
 
     def __init__(self, port=0) -> None:
         self.posts = []
+        self.posted = threading.Event()
         self.answer = lambda n: 200
         outer = self
 
@@ -26,6 +38,7 @@ class Receiver:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.posts.append((dict(self.headers), body))
+                outer.posted.set()
                 status = outer.answer(len(outer.posts))
                 if status == 0:
                     time.sleep(20)
@@ -127,3 +140,74 @@ def test_an_alert_that_was_not_sent_is_sent_by_the_next_life(kafka, tmp_path, re
     with SidecarProcess(pipeline) as sidecar:
         sidecar.wait_for(lambda: sidecar.metric("drift_webhooks_total", outcome="sent") == 3)
         assert keys(receiver) == ["m-1.0", "m-2.0", "m-3.0"]
+
+
+def alert(number, age_s):
+    """An alert, as a record of its topic."""
+    what = {"incident": f"m-{number}", "sequence": 0, "alert": "opened", "severity": "warning", "title": "rows"}
+    told = Told("alert", "m", pipeline="p", at_ms=1000, opened_ms=1000, **what)
+    return {"value": told.json(), "timestamp": round((time.time() - age_s) * 1000)}
+
+
+@pytest.mark.parametrize("unanswered", ["committed", "offsets_for_times", "commit"])
+@pytest.mark.parametrize("how", ["raises", "tells"])
+def test_a_new_webhook_gets_no_old_alerts_whatever_the_broker_leaves_unanswered(
+    kafka, tmp_path, receiver, monkeypatch, unanswered, how
+):
+    pipeline = Pipeline(kafka.bootstrap, tmp_path, drift={"webhooks": [{"url": f"http://127.0.0.1:{receiver.port}/"}]})
+    produce(pipeline.bootstrap, pipeline.alerts, [*(alert(n, 3600) for n in range(3)), alert(3, 0)])
+    settings = load(pipeline.file).settings
+    [webhook] = settings.drift.webhooks
+    failed = []
+
+    class Unsure(Consumer):
+        """The first time it has no answer."""
+
+        def _answer(self, name, *arguments, **options):
+            if name != unanswered or failed:
+                return getattr(super(), name)(*arguments, **options)
+            failed.append(name)
+            error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+            if how == "raises":
+                raise KafkaException(error)
+            return [Unanswered(pipeline.alerts, error)]
+
+        def committed(self, *arguments, **options):
+            return self._answer("committed", *arguments, **options)
+
+        def offsets_for_times(self, *arguments, **options):
+            return self._answer("offsets_for_times", *arguments, **options)
+
+        def commit(self, *arguments, **options):
+            return self._answer("commit", *arguments, **options)
+
+    monkeypatch.setattr(notifier_module, "Consumer", Unsure)
+    monkeypatch.setattr(notifier_module, "BROKEN_PAUSE_S", 0.1)
+    notifier = Notifier(
+        reader_properties(settings, group=group_of(pipeline.name, webhook)),
+        pipeline.alerts,
+        webhook,
+        dashboard="http://here/",
+        count=lambda _: None,
+        clock=SystemClock(),
+        log=Log.open(verbosity=-3),
+        rng=random.Random(1),
+    )
+
+    async def until_told():
+        running = asyncio.create_task(notifier.run())
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(receiver.posted.wait)
+        running.cancel()
+        await asyncio.wait({running})
+
+    asyncio.run(until_told())
+    assert failed
+    assert keys(receiver) == ["m-3.0"]
+
+
+class Unanswered:
+    """A partition of which the client says an error."""
+
+    def __init__(self, topic, error) -> None:
+        self.topic, self.partition, self.offset, self.error = topic, 0, -1001, error
