@@ -71,8 +71,8 @@ class Ring(Generic[T]):
         return sorted(slot for slot in self._slots if after < slot <= up_to)
 
     def first_full(self, start_ms: int) -> int:
-        """The first slot at whose end the window lies within what came since `start_ms`, give or take a slot."""
-        return self.slot_of(start_ms) + self.length - 1
+        """The first slot at whose end the window lies within what came since `start_ms`."""
+        return self.slot_of(start_ms - 1) + self.length
 
     def clear(self) -> None:
         """Forget all rows."""

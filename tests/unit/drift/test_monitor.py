@@ -337,7 +337,7 @@ def test_the_first_windows_after_learning_lie_behind_what_was_learned():
     found = documents(feed(watch, Stream(1500, 50, seed=22).chunks(250)))
     last_ms = next(each for each in found if each["kind"] == "reference")["document"]["last_ms"]
     starts = [each["start_ms"] for each in found if each["kind"] == "report"]
-    assert min(starts) >= last_ms - 10_000
+    assert min(starts) >= last_ms
 
 
 def test_an_incident_of_a_version_that_is_not_served_any_more_is_over():
