@@ -39,7 +39,7 @@ class References(Protocol):
 
 
 class Monitor(Protocol):
-    """Judges the chunks and labels of one partition; not for two threads at a time."""
+    """Judges the chunks and labels of one partition; not for two threads at a time (see `SharedMonitor`)."""
 
     def restore(self, documents: Iterable[Document]) -> int | None:
         """Go on from the newest states and learned references, oldest first.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +21,7 @@ from streamserve.kafka.reading import StoredRecord
 from streamserve.sidecar.contracts import Document, Event, Monitor, TopicRole
 from streamserve.sidecar.publisher import KIND_HEADER, MEMORY_KINDS, Publisher
 from streamserve.sidecar.recovery import Recovery, SamplesTail, still_served
+from streamserve.sidecar.shared_monitor import SharedMonitor
 from streamserve.telemetry.logs import Log
 
 CHECKPOINT_S = 3600.0
@@ -59,7 +60,7 @@ class Parts:
 
 
 class OwnedPartition:
-    """One ownership of one partition, on the event loop.
+    """One ownership of one partition, on the event loop; what takes time is done in a thread of its own.
 
     Args:
         number: of the partition.
@@ -79,7 +80,7 @@ class OwnedPartition:
         self._turn = asyncio.Lock()
         self._ready = asyncio.Event()
         self._closed = parts.closed
-        self._monitor = parts.make_monitor()
+        self._monitor = self._new_monitor()
         self._labels: dict[int, int] = {}
         self._memory: dict[tuple[str, bytes, str], tuple[Event, int]] = {}
         self._checkpoint_s = clock.monotonic_s()
@@ -120,7 +121,7 @@ class OwnedPartition:
         async with self._turn:
             if not self.ready or offset < self.next_offset:
                 return
-            await self._publish(self._take_chunk(offset, kind, value, self._clock.epoch_ms()))
+            await self._aside(lambda: self._publish_now(self._take_chunk(offset, kind, value, self._clock.epoch_ms())))
             self.next_offset = offset + 1
             self._parts.progress()
 
@@ -129,7 +130,8 @@ class OwnedPartition:
         async with self._turn:
             if not self.ready:
                 return
-            self._take_labels([each for each in records if each.offset >= self._labels.get(each.partition, 0)])
+            fresh = [each for each in records if each.offset >= self._labels.get(each.partition, 0)]
+            await self._aside(lambda: self._take_labels(fresh))
 
     async def checkpoint(self) -> None:
         """Repeat what a successor starts from, when it was long ago. Raises: StreamServeError."""
@@ -154,12 +156,7 @@ class OwnedPartition:
         self._executor.shutdown(wait=False)
         return left
 
-    async def _publish(self, events: Sequence[Event]) -> None:
-        if events:
-            await self._aside(lambda: self._publish_now(events))
-
-    def _publish_now(self, events: Iterable[Event]) -> None:
-        events = list(events)
+    def _publish_now(self, events: Sequence[Event]) -> None:
         if not events or self._closed.is_set():
             return
         self._parts.publisher.publish(events)
@@ -178,7 +175,7 @@ class OwnedPartition:
         self._memory[identity] = (event, told_ms)
 
     def _rebuild(self) -> SamplesTail:
-        """In the executor's thread, which alone uses the monitor meanwhile."""
+        """In the executor's thread."""
         parts, wall_ms = self._parts, self._clock.epoch_ms()
         parts.publisher.open()
         parts.progress()
@@ -205,7 +202,11 @@ class OwnedPartition:
                 pending = []
         self._take_labels(labels)
         self._publish_now(pending)
+        self._monitor.overview(self._clock.epoch_ms())  # what is shown while the first chunk is merged
         return tail
+
+    def _new_monitor(self) -> SharedMonitor:
+        return SharedMonitor(self._parts.make_monitor(), self._clock.epoch_ms())
 
     def _restore(self, documents: Sequence[Document]) -> int | None:
         """Where to rebuild from. Memory that makes no sense is told and left: better a page twice than none ever."""
@@ -213,7 +214,7 @@ class OwnedPartition:
             return self._monitor.restore(documents)
         except Exception as error:
             self._log.failure("memory_unusable", error, documents=len(documents))
-            self._monitor = self._parts.make_monitor()
+            self._monitor = self._new_monitor()
             return None
 
     def _take_chunk(self, offset: int, kind: bytes | None, value: bytes | None, wall_ms: int) -> list[Event]:
@@ -221,7 +222,7 @@ class OwnedPartition:
         if kind == OWN_KIND:
             return []
         try:
-            return list(self._monitor.chunk(value, offset, wall_ms))
+            return self._monitor.chunk(value, offset, wall_ms)
         except Exception as error:
             self._complain(error)
             return []
