@@ -66,8 +66,7 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
             f"topic {', '.join(missing)} does not exist; create it with `streamserve topics apply`, or mend {keys}",
             topic=missing[0],
         )
-    mock = str(cluster.cluster_id or "").startswith(MOCK_CLUSTER)
-    limits = dict.fromkeys(outputs, DEFAULT_MAX_MESSAGE_BYTES) if mock else _limits(admin, outputs)
+    limits = message_limits(admin, cluster, outputs)
     ours = int(producer_properties(settings)["message.max.bytes"])
     return TopicFacts(
         partitions={topic: len(found[topic].partitions) for topic in wanted},
@@ -75,9 +74,17 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
     )
 
 
-def _limits(admin: AdminClient, topics: list[str]) -> dict[str, int]:
-    """`max.message.bytes` per topic; the default where we may not ask."""
+def message_limits(admin: AdminClient, cluster: Any, topics: list[str]) -> dict[str, int]:
+    """`max.message.bytes` per topic; the default where we may not ask.
+
+    Args:
+        admin: asks.
+        cluster: what it said of the cluster's metadata.
+        topics: which exist.
+    """
     limits = dict.fromkeys(topics, DEFAULT_MAX_MESSAGE_BYTES)
+    if str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
+        return limits
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_S).items():
         try:

@@ -30,6 +30,7 @@ class Totals:
     dropped: int = 0
     fenced: int = 0
     published: int = 0
+    left_out: int = 0
 
 
 class Keeper:
@@ -72,7 +73,7 @@ class Keeper:
     def take_totals(self) -> Totals:
         """What happened since the last call."""
         for owned in self._owned.values():
-            self._totals.published += owned.take_published()
+            self._count(owned)
         taken, self._totals = self._totals, Totals()
         return taken
 
@@ -162,8 +163,13 @@ class Keeper:
     def _drop(self, number: int) -> None:
         owned = self._owned.pop(number, None)
         if owned is not None:
-            self._totals.published += owned.take_published()
+            self._count(owned)
             self._leaving[number] = asyncio.wrap_future(owned.close())
+
+    def _count(self, owned: OwnedPartition) -> None:
+        published, left_out = owned.take_published()
+        self._totals.published += published
+        self._totals.left_out += left_out
 
     def _drop_if(self, number: int, owned: OwnedPartition) -> None:
         if self._owned.get(number) is owned:

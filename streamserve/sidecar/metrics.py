@@ -83,6 +83,10 @@ class SidecarMetrics:
         {"outcome": get_args(RowOutcome)},
     )
     drift_events = counter("drift_events_published_total", "Reports, alerts and other events published.")
+    drift_events_left_out = counter(
+        "drift_events_left_out_total",
+        "Events that were not published because their topic does not take so large a one.",
+    )
     drift_webhooks = counters(
         "drift_webhooks_total",
         "Alerts that webhooks were sent or that were given up, and attempts that failed.",

@@ -72,6 +72,7 @@ class OwnedPartition:
         self.next_offset = 0
         self.rebuild_s = 0.0
         self._published = 0
+        self._left_out = 0
         self._failures = 0
         self._parts = parts
         self._clock = clock
@@ -107,9 +108,10 @@ class OwnedPartition:
         self._ready.set()
         self._log.info("partition_rebuilt", next_offset=self.next_offset, seconds=round(self.rebuild_s, 3))
 
-    def take_published(self) -> int:
-        """How many events were published since the last call."""
-        taken, self._published = self._published, 0
+    def take_published(self) -> tuple[int, int]:
+        """How many events were published since the last call, and how many left out as too large."""
+        taken = self._published, self._left_out
+        self._published = self._left_out = 0
         return taken
 
     async def settled(self) -> None:
@@ -159,8 +161,9 @@ class OwnedPartition:
     def _publish_now(self, events: Sequence[Event]) -> None:
         if not events or self._closed.is_set():
             return
-        self._parts.publisher.publish(events)
-        self._published += len(events)
+        left_out = self._parts.publisher.publish(events)
+        self._published += len(events) - left_out
+        self._left_out += left_out
         for event in events:
             if event.kind in MEMORY_KINDS:
                 self._remember(event, str(getattr(event, "version", "")), self._clock.epoch_ms())

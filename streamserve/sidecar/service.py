@@ -1,6 +1,6 @@
 """The sidecar as a whole: made from settings, run until it is stopped or cannot go on.
 
-One event loop holds the monitors, the Faust stream and the dashboard; every blocking call of a client is made in a
+One event loop holds the Faust stream and the dashboard; every merge and every blocking call of a client is made in a
 thread. What may hang or fail on its own (webhooks, the look at the backlog) has tasks of its own; what the rest stands
 on (the stream, the beat) ends the process when it breaks.
 """
@@ -21,6 +21,7 @@ from streamserve.config.drift_topics import DriftTopics, drift_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ConfigError, StreamServeError
 from streamserve.kafka.clients import reader_properties
+from streamserve.kafka.facts import TopicFacts
 from streamserve.registry.references import FolderReferences
 from streamserve.sidecar.backlog import Backlog
 from streamserve.sidecar.board import SidecarBoard
@@ -37,7 +38,7 @@ from streamserve.sidecar.publisher import KIND_HEADER, Destination, Publisher
 from streamserve.sidecar.recovery import Recovery
 from streamserve.sidecar.references import CachedReferences
 from streamserve.sidecar.stream import Headers, SamplesStream, StreamHandlers
-from streamserve.sidecar.topics import partition_counts
+from streamserve.sidecar.topics import drift_facts
 from streamserve.sidecar.watchdog import Watchdog
 from streamserve.sidecar.web import Sources
 from streamserve.telemetry.health import Health
@@ -93,7 +94,7 @@ class Sidecar:
             self._clock,
         )
         self._backlog = Backlog(settings, self._topics.samples, group_name(settings.pipeline))
-        self._counts: Mapping[str, int] = {}
+        self._facts = TopicFacts(partitions={}, max_bytes={})
         self._marked: set[int] = set()
         self._stopping = asyncio.Event()
 
@@ -110,7 +111,7 @@ class Sidecar:
         Raises:
             StreamServeError: a topic is missing, no broker answers, the port is taken.
         """
-        self._counts = await asyncio.to_thread(partition_counts, self._settings, self._topics)
+        self._facts = await asyncio.to_thread(drift_facts, self._settings, self._topics)
         self._health.condition("topics", met=True)
         sources = Sources(
             board=self._board, health=self._health, registry=self._registry, clock=self._clock, log=self._log
@@ -198,7 +199,7 @@ class Sidecar:
 
     def _own(self, number: int) -> OwnedPartition:
         destination = Destination(
-            pipeline=self._settings.pipeline, partition=number, topics=self._topics, counts=self._counts
+            pipeline=self._settings.pipeline, partition=number, topics=self._topics, facts=self._facts
         )
         closed = threading.Event()
         parts = Parts(
@@ -249,6 +250,7 @@ class Sidecar:
         metrics.drift_partitions_dropped.inc(totals.dropped)
         metrics.drift_fenced.inc(totals.fenced)
         metrics.drift_events.inc(totals.published)
+        metrics.drift_events_left_out.inc(totals.left_out)
         if totals.rebuilds:
             metrics.drift_rebuild_seconds.set(totals.rebuild_s)
 

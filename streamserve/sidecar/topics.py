@@ -1,8 +1,6 @@
-"""That the topics around drift exist, and how many partitions they have."""
+"""That the topics around drift exist, how many partitions they have, and how large a record each takes."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -12,11 +10,11 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
 from streamserve.kafka.clients import admin_properties
 from streamserve.kafka.errors import no_broker
-from streamserve.kafka.facts import TIMEOUT_S
+from streamserve.kafka.facts import RECORD_OVERHEAD_BYTES, TIMEOUT_S, TopicFacts, message_limits
 
 
-def partition_counts(settings: PipelineSettings, topics: DriftTopics) -> Mapping[str, int]:
-    """Partitions per topic.
+def drift_facts(settings: PipelineSettings, topics: DriftTopics) -> TopicFacts:
+    """Ask the brokers. The sizes are what the topics take: the sidecar's producer takes as much.
 
     Raises:
         BrokerUnavailable: nobody answers.
@@ -24,9 +22,11 @@ def partition_counts(settings: PipelineSettings, topics: DriftTopics) -> Mapping
     """
     wanted = [topics.samples, topics.reports, topics.alerts, *([topics.labels] if topics.labels else [])]
     try:
-        found = AdminClient(admin_properties(settings)).list_topics(timeout=TIMEOUT_S).topics
+        admin = AdminClient(admin_properties(settings))
+        cluster = admin.list_topics(timeout=TIMEOUT_S)
     except KafkaException as exception:
         raise no_broker(settings.kafka.get("bootstrap.servers", ""), exception) from exception
+    found = cluster.topics
     missing = [topic for topic in wanted if topic not in found or not found[topic].partitions]
     if missing:
         raise ContractError(
@@ -34,4 +34,8 @@ def partition_counts(settings: PipelineSettings, topics: DriftTopics) -> Mapping
             " in the drift block",
             topic=missing[0],
         )
-    return {topic: len(found[topic].partitions) for topic in wanted}
+    limits = message_limits(admin, cluster, [topics.samples, topics.reports, topics.alerts])
+    return TopicFacts(
+        partitions={topic: len(found[topic].partitions) for topic in wanted},
+        max_bytes={topic: limit - RECORD_OVERHEAD_BYTES for topic, limit in limits.items()},
+    )

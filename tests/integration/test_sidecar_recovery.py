@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 import time
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from streamserve.clock import SystemClock
 from streamserve.config.drift_topics import drift_topics
@@ -15,6 +18,7 @@ from streamserve.errors import Fenced, SourceError
 from streamserve.sidecar import recovery as recovery_module
 from streamserve.sidecar.publisher import Destination, Publisher
 from streamserve.sidecar.recovery import Recovery
+from streamserve.sidecar.topics import drift_facts
 from streamserve.telemetry.logs import Log
 from tests.services import produce, unique
 from tests.sidecars import Pipeline, Writer
@@ -25,14 +29,15 @@ class Place:
     """A pipeline, and what works on its partitions."""
 
     def __init__(self, bootstrap, folder) -> None:
+        self.log = io.StringIO()
         self.pipeline = Pipeline(bootstrap, folder, drift={"labels": {"wait_s": 600}})
         self.settings = load(self.pipeline.file).settings
         self.topics = drift_topics(self.settings)
 
     def publisher(self, partition=0):
-        counts = {self.topics.samples: 2, self.topics.reports: 1, self.topics.alerts: 1}
-        destination = Destination(pipeline=self.pipeline.name, partition=partition, topics=self.topics, counts=counts)
-        publisher = Publisher(self.settings, destination, SystemClock(), Log.open(verbosity=-3))
+        facts = drift_facts(self.settings, self.topics)
+        destination = Destination(pipeline=self.pipeline.name, partition=partition, topics=self.topics, facts=facts)
+        publisher = Publisher(self.settings, destination, SystemClock(), Log.open(stream=self.log, format="json"))
         publisher.open()
         return publisher
 
@@ -167,3 +172,39 @@ def test_samples_and_labels_come_by_time_and_leave_their_positions(place):
         b"s4",
     ]
     assert [r.value for r in place.recovery().samples(99).records(now) if r.topic == place.topics.samples] == []
+
+
+def test_what_a_topic_does_not_take_is_left_out_and_told_and_the_rest_is_published(place):
+    wide = Told("reference", "a", version="1", document={"columns": ["x" * 100] * 25_000})
+    reasons = [{"column": f"c{number}", "why": "x" * 100_000} for number in range(30)]
+    alert = Told("alert", "a", title="drift", reasons=reasons)
+    publisher = place.publisher()
+    assert publisher.publish([wide, alert, state("a", 1)]) == 1
+    assert publisher.publish([wide]) == 1
+    publisher.checkpoint([(wide, now_ms()), (state("a", 1), now_ms())])
+    assert numbers(place.memory()) == [("state", "a", 1)]
+    assert place.memory().records == 2  # the checkpoint begins with the state, and its transaction ends
+    [told] = place.pipeline.told(place.pipeline.alerts, "alert")
+    assert told["title"] == "drift"
+    assert told["reasons"] == reasons[:10]
+    lines = [json.loads(line) for line in place.log.getvalue().splitlines()]
+    found = [line for line in lines if line["event"] == "event_too_large"]
+    assert [(line["kind"], line["published"], line["times"]) for line in found] == [
+        ("reference", "no", 1),
+        ("alert", "without the last of its reasons", 1),
+        ("reference", "no", 2),
+    ]
+    assert found[0]["bytes"] > found[0]["most_bytes"] > 1_000_000
+    assert "max.message.bytes" in found[0]["remedy"]
+    assert "fewer columns" in found[0]["remedy"]
+
+
+def test_a_topic_that_takes_more_gets_more(place):
+    raised = ConfigEntry("max.message.bytes", str(1 << 25), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, place.topics.reports, incremental_configs=[raised])
+    admin = AdminClient({"bootstrap.servers": place.pipeline.bootstrap})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+    large = Told("reference", "a", version="1", document={"text": "x" * 20_000_000})
+    assert place.publisher().publish([large, state("a", 1)]) == 0
+    assert numbers(place.memory()) == [("reference", "a", "1"), ("state", "a", 1)]
