@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.samples", description=__doc__)
     parser.add_argument("--workloads", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
+    parser.add_argument("--scale", type=float, default=2.0, help="of the backlogs")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each paced run; 0 leaves them out")
     parser.add_argument("--samples-per-s", type=int, default=RATE)
     parser.add_argument("--dry", action="store_true", help="keep no results")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
-from typing import TypeVar, cast
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
-from streamserve.batch import I64, Column, Reject, Tensor, TopicPartition
+from streamserve.batch import I64, Column, Reject, TopicPartition
 from streamserve.drift.chunk import MAX_TIME_MS, RejectCount, SampleChunk, SampledColumn, Span, TextColumn, encode
 from streamserve.drift.personal import Personal
-from streamserve.drift.sampled_columns import SampledColumns, positions
+from streamserve.drift.sampled_columns import SampledColumns, SampledRows, positions
 from streamserve.drift.selection import Selection, Spans
 
 T = TypeVar("T")
@@ -85,10 +85,10 @@ class Assembly:
         self, selections: Sequence[Selection], rejects: Sequence[Sequence[Reject]], level: int, now_ms: int
     ) -> SampleChunk:
         spans = _merged(selections)
-        rows = _Rows({place: number for number, place in enumerate(spans)})
+        rows = _Rows({place: number for number, place in enumerate(spans)}, self._columns)
         for selection in selections:
             if selection.rows:
-                rows.add(selection, self._columns)
+                rows.add(selection)
         model = selections[0].batch.predictions.model
         counts = Counter((reject.stage, reject.reason, reject.feature) for each in rejects for reject in each)
         n = len(rows.offset)
@@ -106,16 +106,16 @@ class Assembly:
             level=np.full(n, level, dtype=np.uint8),
             id=self._personal.ids(rows.id) if self._with_id else [""] * n,
             entity=self._personal.entities(rows.entity) if self._with_key else [None] * n,
-            columns=self._hashed(rows.columns),
+            columns=self._written(rows.sampled.columns()),
             rejects=tuple(RejectCount(*what, count) for what, count in sorted(counts.items())),
             written_ms=now_ms,
         )
 
-    def _hashed(self, parts: dict[str, list[Column]]) -> dict[str, SampledColumn]:
-        columns = {name: _joined(each) for name, each in parts.items()}
-        for name in self._personal.hashed.intersection(columns):
-            columns[name] = self._personal.column(name, columns[name])
-        return columns
+    def _written(self, columns: dict[str, Column]) -> dict[str, SampledColumn]:
+        written = {name: _texts(column) if isinstance(column, list) else column for name, column in columns.items()}
+        for name in self._personal.hashed.intersection(written):
+            written[name] = self._personal.column(name, written[name])
+        return written
 
 
 def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:
@@ -141,9 +141,10 @@ class _Rows:
 
     Args:
         numbers: of the spans.
+        columns: what is taken of a row.
     """
 
-    def __init__(self, numbers: Mapping[TopicPartition, int]) -> None:
+    def __init__(self, numbers: Mapping[TopicPartition, int], columns: SampledColumns) -> None:
         self._numbers = numbers
         self.span: list[int] = []
         self.offset: list[int] = []
@@ -151,9 +152,9 @@ class _Rows:
         self.timestamp_ms: list[int] = []
         self.id: list[str] = []
         self.entity: list[bytes | None] = []
-        self.columns: dict[str, list[Column]] = {}
+        self.sampled = SampledRows(columns)
 
-    def add(self, selection: Selection, columns: SampledColumns) -> None:
+    def add(self, selection: Selection) -> None:
         """Append the selected rows of a batch, of which there are some."""
         predictions, rows = selection.batch.predictions, selection.rows
         events = predictions.events
@@ -169,8 +170,7 @@ class _Rows:
         self.timestamp_ms += _picked(records.timestamp_ms, rows)
         self.id += _picked(events.id, at)
         self.entity += _picked(events.entity, at)
-        for name, column in columns.take(predictions, at).items():
-            self.columns.setdefault(name, []).append(column)
+        self.sampled.add(predictions, at)
 
 
 def _merged(selections: Sequence[Selection]) -> Spans:
@@ -198,12 +198,9 @@ def _times(times: list[int], low: int) -> I64:
     return bounded
 
 
-def _joined(parts: list[Column]) -> SampledColumn:
-    first = parts[0]
-    if isinstance(first, list):
-        texts = TextColumn.of(first if len(parts) == 1 else list(chain.from_iterable(cast("list[list[str]]", parts))))
-        return TextColumn(codes=texts.codes, values=tuple(map(_writable, texts.values)))
-    return first if len(parts) == 1 else np.concatenate(cast("list[Tensor]", parts))
+def _texts(texts: list[str | None]) -> TextColumn:
+    column = TextColumn.of(texts)
+    return TextColumn(codes=column.codes, values=tuple(map(_writable, column.values)))
 
 
 def _writable(text: str | None) -> str | None:

@@ -1,22 +1,26 @@
 """Which columns are sampled, and rows of them: features as they came, before defaults, and the model's outputs.
 
-What was missing stays missing: NaN in number columns, None in texts.
+What was missing stays missing: NaN in number columns, None in texts. Wide pipelines have hundreds of columns and a
+transaction tens of batches, so float features, which are float64 in every batch, are put together in one call.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import Final, cast
 
 import numpy as np
 
 from streamserve.batch import Column, EventBatch, PredictionBatch, Tensor
 from streamserve.config.drift_settings import DriftSettings
-from streamserve.config.settings import OutputSettings, PipelineSettings, VectorSettings
+from streamserve.config.settings import Features, OutputSettings, PipelineSettings, VectorSettings
 from streamserve.drift.schema import OUTPUT_PREFIX
 from streamserve.ports import TensorSpec
 
+FLOATS: Final = frozenset({"float32", "float64"})
+"""Dtypes of features whose field every decoder gives as float64[m]."""
 _KEPT = frozenset({"f4", "f8", "i4", "i8", "b1"})
 _WIDENED = {"f": "float32", "b": "bool", "i": "int64", "u": "int64"}
 
@@ -26,12 +30,15 @@ class SampledColumns:
 
     Args:
         features: names of the fields.
+        floats: those of them that are float64[m] in every batch.
         outputs: name of the column -> output of the model.
     """
 
-    def __init__(self, features: Sequence[str], outputs: Mapping[str, str]) -> None:
-        self._features = features
-        self._outputs = outputs
+    def __init__(self, features: Sequence[str], outputs: Mapping[str, str], *, floats: Collection[str] = ()) -> None:
+        self.names = [*features, *outputs]
+        self.floats = [name for name in features if name in floats]
+        self.others = [name for name in features if name not in floats]
+        self.outputs = outputs
 
     @staticmethod
     def of(settings: PipelineSettings, drift: DriftSettings, outputs: Sequence[TensorSpec]) -> SampledColumns:
@@ -42,28 +49,66 @@ class SampledColumns:
             drift: its `drift` block.
             outputs: of the model's signature.
         """
-        features = settings.features
-        names = [features.field] if isinstance(features, VectorSettings) else [feature.name for feature in features]
-        kept = [name for name in names if drift.pii.get(name) != "drop"]
-        return SampledColumns(kept, output_columns(settings.output, outputs))
+        features, written = settings.features, output_columns(settings.output, outputs)
+        kept = [name for name in _feature_names(features) if drift.pii.get(name) != "drop"]
+        if isinstance(features, VectorSettings):
+            return SampledColumns(kept, written)
+        return SampledColumns(kept, written, floats=[each.name for each in features if each.dtype in FLOATS])
 
     def take(self, predictions: PredictionBatch, at: Sequence[int]) -> dict[str, Column]:
-        """Rows of all columns.
+        """Rows of one batch, column by column.
 
         Args:
             predictions: n events and what the model answered.
-            at: positions in the events, ascending; of all n, the columns themselves are given.
+            at: positions in the events, ascending.
         """
-        index = None if len(at) == len(predictions) else np.array(at, dtype=np.intp)
-        fields, outputs = predictions.events.fields, predictions.outputs
-        columns: dict[str, Column] = {name: _feature(fields[name], at, index) for name in self._features}
-        for name, output in self._outputs.items():
-            columns[name] = _output(outputs[output], index)
-        return columns
+        rows = SampledRows(self)
+        rows.add(predictions, at)
+        return rows.columns()
 
     def shape(self, predictions: PredictionBatch) -> list[tuple[int, ...]]:
-        """What batches must share for their columns to be joined: the axes of outputs, which a model may vary."""
-        return [predictions.outputs[output].shape[1:] for output in self._outputs.values()]
+        """What batches must share for their rows to be joined: the axes of outputs, which a model may vary."""
+        return [predictions.outputs[output].shape[1:] for output in self.outputs.values()]
+
+
+class SampledRows:
+    """Rows of several batches on their way into columns.
+
+    Args:
+        plan: which columns.
+    """
+
+    def __init__(self, plan: SampledColumns) -> None:
+        self._plan = plan
+        self._floats: list[list[Column]] = []
+        self._others: dict[str, list[Column]] = {name: [] for name in (*plan.others, *plan.outputs)}
+        self._count = 0
+
+    def add(self, predictions: PredictionBatch, at: Sequence[int]) -> None:
+        """Append rows of a batch; see `SampledColumns.take`."""
+        plan, fields, outputs = self._plan, predictions.events.fields, predictions.outputs
+        index = None if len(at) == len(predictions) else np.array(at, dtype=np.intp)
+        if index is None:
+            self._floats.append([fields[name] for name in plan.floats])
+        else:
+            self._floats.append([cast("Tensor", fields[name])[index] for name in plan.floats])
+        for name in plan.others:
+            self._others[name].append(_feature(fields[name], at, index))
+        for name, output in plan.outputs.items():
+            self._others[name].append(_output(outputs[output], index))
+        self._count += len(at)
+
+    def columns(self) -> dict[str, Column]:
+        """All rows, column by column, in the order of the plan; nothing when there are none."""
+        n = self._count
+        if not n:
+            return {}
+        found = {name: _joined(parts) for name, parts in self._others.items()}
+        if self._plan.floats:
+            parts = [part for column in zip(*self._floats, strict=True) for part in column]
+            joined = np.concatenate(cast("list[Tensor]", parts))
+            found |= {name: joined[i * n : (i + 1) * n] for i, name in enumerate(self._plan.floats)}
+        return {name: found[name] for name in self._plan.names}
 
 
 def output_columns(output: OutputSettings, outputs: Sequence[TensorSpec]) -> dict[str, str]:
@@ -84,6 +129,18 @@ def positions(events: EventBatch, rows: Sequence[int]) -> Sequence[int]:
     if len(rows) == len(events):
         return range(len(rows))
     return [bisect_left(events.row, row) for row in rows]
+
+
+def _feature_names(features: Features) -> list[str]:
+    return [features.field] if isinstance(features, VectorSettings) else [feature.name for feature in features]
+
+
+def _joined(parts: list[Column]) -> Column:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], list):
+        return list(chain.from_iterable(cast("list[list[str | None]]", parts)))
+    return np.concatenate(cast("list[Tensor]", parts))
 
 
 def _feature(column: Column, at: Sequence[int], index: Tensor | None) -> Column:

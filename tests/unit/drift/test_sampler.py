@@ -33,8 +33,10 @@ class Fixed:
         return self.level
 
 
-def sampler(*, max_bytes=1 << 20, features=("x",), share=1.0, secret=b"secret", **drift) -> Sampler:
-    settings = memory_settings([{"name": name} for name in features], drift={"samples_per_s": "all", **drift})
+def sampler(*, max_bytes=1 << 20, x="float32", more=(), share=1.0, secret=b"secret", **drift) -> Sampler:
+    """A sampler of the feature `x` of that dtype, and of float features."""
+    features = [{"name": "x", "dtype": x}, *({"name": name} for name in more)]
+    settings = memory_settings(features, drift={"samples_per_s": "all", **drift})
     assert settings.drift is not None
     return Sampler.of(
         settings,
@@ -152,8 +154,22 @@ def test_whole_numbers_with_and_without_gaps_are_one_column():
     (chunk,) = chunks(
         batch(line(0, 0, 2), fields={"x": np.array([1, 2])}),
         batch(line(0, 2, 2), fields={"x": np.array([np.nan, 4.0])}),
+        x="int64",
     )
     np.testing.assert_array_equal(chunk.columns["x"], [1, 2, np.nan, 4])
+
+
+def test_float_features_of_many_batches_are_each_their_own_column():
+    names = [f"f{i}" for i in range(5)]
+
+    def wide(first, count, *, bad=()):
+        fields = {name: np.arange(count) + first + 100.0 * i for i, name in enumerate(names)}
+        return batch(line(0, first, count), fields=fields | {"x": np.ones(count, np.int64)}, bad=bad)
+
+    (chunk,) = chunks(wide(0, 3), wide(3, 4, bad={1, 2}), wide(7, 1), x="int64", more=names)
+    assert list(chunk.columns) == ["x", *names, "output.y"]
+    for i, name in enumerate(names):
+        assert chunk.columns[name].tolist() == [100 * i + offset for offset in chunk.offset]
 
 
 def test_times_that_are_none_are_kept_within_bounds():
@@ -167,20 +183,22 @@ def test_times_that_are_none_are_kept_within_bounds():
 
 
 def test_texts_that_utf8_cannot_hold_are_written_all_the_same():
-    (chunk,) = chunks(batch(line(0, 0, 1), fields={"x": ["\ud800"]}), batch(line(0, 1, 2), fields={"x": ["ü", None]}))
+    (chunk,) = chunks(
+        batch(line(0, 0, 1), fields={"x": ["\ud800"]}), batch(line(0, 1, 2), fields={"x": ["ü", None]}), x="string"
+    )
     assert chunk.columns["x"].texts() == ["?", "ü", None]
 
 
 def test_personal_values_are_hashed_or_not_taken():
     personal = Personal(b"secret", ["id", "x"])
     fields = {"x": ["anna", "anna"], "z": np.zeros(2)}
-    how = {"features": ("x", "z"), "pii": {"id": "hash", "key": "drop", "x": "hash", "z": "drop"}}
-    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), **how)
+    pii = {"id": "hash", "key": "drop", "x": "hash", "z": "drop"}
+    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), x="string", more=("z",), pii=pii)
     assert chunk.id == [personal.text("e0"), personal.text("e1")]
     assert chunk.entity == [None, None]
     assert chunk.columns["x"].texts() == [personal.text("anna")] * 2
     assert list(chunk.columns) == ["x", "output.y"]
-    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), features=("x", "z"), pii={"id": "drop", "key": "hash"})
+    (chunk,) = chunks(batch(line(0, 0, 2), fields=fields), x="string", more=("z",), pii={"id": "drop", "key": "hash"})
     assert chunk.id == ["", ""]
     assert chunk.entity == [personal.digest(b"k0").encode(), personal.digest(b"k1").encode()]
 
@@ -234,7 +252,7 @@ def test_a_chunk_that_is_too_large_is_cut_and_its_parts_give_every_row_once(leng
         batches.append(batch(rows, fields={"x": ["x" * 9] * n}, outputs={"y": np.ones((n, width), np.float32)}))
         wanted += rows
         position += length
-    found = sampled(*batches, max_bytes=max_bytes)
+    found = sampled(*batches, max_bytes=max_bytes, x="string")
     if found is None:
         assert not wanted
         return
@@ -256,7 +274,7 @@ def test_a_chunk_that_is_too_large_is_cut_and_its_parts_give_every_row_once(leng
 def test_a_row_too_large_by_itself_is_left_out_and_counted(at):
     texts = ["x"] * 8
     texts[at] = "x" * 5000
-    found = sampled(batch(line(0, 0, 8), fields={"x": texts}), max_bytes=2000)
+    found = sampled(batch(line(0, 0, 8), fields={"x": texts}), max_bytes=2000, x="string")
     parts = list(map(decode, found.outbound.value))
     assert [place for chunk in parts for place in places(chunk)] == [p for p in line(0, 0, 8) if p[2] != at]
     assert (found.rows, found.left_out) == (7, 1)
@@ -272,7 +290,7 @@ def test_what_fits_in_no_way_is_counted_and_nothing_is_written():
 def test_many_distinct_texts_do_not_follow_every_part():
     """A part holds the values of its own rows, or cutting would never end."""
     texts = [f"{i:0200d}" for i in range(1000)]
-    found = sampled(batch(line(0, 0, 1000), fields={"x": texts}), max_bytes=20_000)
+    found = sampled(batch(line(0, 0, 1000), fields={"x": texts}), max_bytes=20_000, x="string")
     assert 10 < len(found.outbound) < 40
     assert found.left_out == 0
     parts = map(decode, found.outbound.value)
