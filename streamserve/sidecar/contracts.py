@@ -49,6 +49,10 @@ class Monitor(Protocol):
         """
         ...
 
+    def rebuilt(self, labels: Mapping[int, int]) -> None:
+        """The rebuild is over; labels were read up to these positions."""
+        ...
+
     def chunk(self, data: bytes | None, offset: int, wall_ms: int) -> Iterable[Event]:
         """Take a message of the samples topic. Never raises."""
         ...

@@ -206,6 +206,7 @@ class OwnedPartition:
         self._take_labels(labels)
         self._publish_now(pending)
         self._monitor.overview(self._clock.epoch_ms())  # what is shown while the first chunk is merged
+        self._monitor.rebuilt(tail.labels)
         return tail
 
     def _new_monitor(self) -> SharedMonitor:

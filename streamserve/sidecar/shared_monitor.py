@@ -7,7 +7,7 @@ what was seen last. So the page and the metrics wait for no merge, and the event
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from streamserve.sidecar.contracts import Document, Event, Label, Monitor
@@ -39,6 +39,11 @@ class SharedMonitor:
         """See `Monitor`."""
         with self._lock:
             return self._monitor.restore(documents)
+
+    def rebuilt(self, labels: Mapping[int, int]) -> None:
+        """See `Monitor`."""
+        with self._lock:
+            self._monitor.rebuilt(labels)
 
     def chunk(self, data: bytes | None, offset: int, wall_ms: int) -> list[Event]:
         """See `Monitor`."""

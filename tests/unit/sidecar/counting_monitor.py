@@ -57,6 +57,9 @@ class CountingMonitor:
             starts.append(document["resume"])
         return min(starts, default=None)
 
+    def rebuilt(self, labels):
+        self.label_positions = dict(labels)
+
     def chunk(self, data, offset, wall_ms):
         assert wall_ms > 0
         try:
