@@ -31,7 +31,9 @@ REPORT = Report(
     reference="abc", provisional=False, decided=True, drifted=["temp"], columns={"name": ["temp"], "p": [1e-9]},
     span=SPAN,
 )  # fmt: skip
-PERFORMANCE = PerformanceReport(**WHO, segment="", window_s=60.0, end_ms=60_000, labels=3, realised={}, estimated={})
+PERFORMANCE = PerformanceReport(
+    **WHO, segment="", window_s=60.0, end_ms=60_000, labels=3, realised={}, estimated={}, gap=None, fairness=[]
+)
 
 
 @pytest.mark.parametrize(
