@@ -123,12 +123,15 @@ def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:
 
     A row that is too large alone is left out; what it stood for stays covered, if that fits.
     """
-    data = encode(chunk)
-    n = len(chunk)
-    if len(data) <= max_bytes:
-        yield data, n
-    elif n > 1:
-        parts = min(n, -(-len(data) // max(1, max_bytes)))
+    n, size = len(chunk), chunk.least_bytes()
+    if size <= max_bytes or n < 2:
+        data = encode(chunk)
+        if len(data) <= max_bytes:
+            yield data, n
+            return
+        size = len(data)
+    if n > 1:
+        parts = min(n, -(-size // max(1, max_bytes)))
         bounds = np.linspace(0, n, parts + 1).astype(int).tolist()
         for start, stop in pairwise(bounds):
             yield from cut(chunk.rows(start, stop), max_bytes)

@@ -32,6 +32,7 @@ _NATIVE: Final = {"f": "<f4", "d": "<f8", "i": "<i4", "l": "<i8", "?": "|b1"} if
 """`dtype.str` by `dtype.char`, which is there five times as fast; it is asked for every column of every chunk."""
 MAX_WIDTH: Final = 1 << 24
 """Most numbers of one vector."""
+_ROW_BYTES: Final = 4 + 3 * 8 + 1
 MAX_TIME_MS: Final = 1 << 53
 
 U8 = npt.NDArray[np.uint8]
@@ -163,6 +164,12 @@ class SampleChunk:
             columns={name: _take(column, part) for name, column in self.columns.items()},
             rejects=self.rejects if start == 0 else (),
         )
+
+    def least_bytes(self) -> int:
+        """What its columns take in a message, names and ids left out: known without writing it."""
+        columns = self.columns.values()
+        wide = sum(column.codes.nbytes if isinstance(column, TextColumn) else column.nbytes for column in columns)
+        return wide + len(self) * _ROW_BYTES
 
     def without_rows(self) -> SampleChunk:
         """All but the rows: what they stood for is still covered, consumed and rejected."""

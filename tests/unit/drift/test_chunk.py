@@ -225,6 +225,11 @@ def test_parts_keep_the_values_of_their_rows_and_no_others(chunk, data):
 
 
 @given(chunks())
+def test_a_chunk_knows_what_it_takes_at_least(chunk):
+    assert chunk.least_bytes() <= len(encode(chunk))
+
+
+@given(chunks())
 def test_without_its_rows_a_chunk_covers_and_counts_the_same(chunk):
     bare = decode(encode(chunk.without_rows()))
     assert (len(bare), bare.spans, bare.rejects) == (0, chunk.spans, chunk.rejects)
