@@ -77,7 +77,7 @@ def independent(random: np.random.Generator, cells: tuple[F64, F64, bool], rate:
     """Delays in seconds, infinite where nothing was found: float64[trials]."""
     before_share, after_share, number = cells
     rows = rate * Budget().pane_s
-    panes = np.stack([_drawn(random, before_share, rows, REFERENCE_PANES) for _ in range(trials)], axis=1)
+    panes = _drawn(random, before_share, rows, REFERENCE_PANES, trials)
     ordered = np.full(trials, number)
     reference = Sample(
         counts=panes.sum(axis=0),
@@ -87,8 +87,7 @@ def independent(random: np.random.Generator, cells: tuple[F64, F64, bool], rate:
         dispersion=Dispersion.fit(panes, ordered),
     )
     phase = int(random.integers(0, 36))
-    live = [np.stack([_drawn(random, before_share, rows, 360 + phase) for _ in range(trials)], axis=1)]
-    live.append(np.stack([_drawn(random, after_share, rows, after) for _ in range(trials)], axis=1))
+    live = [_drawn(random, before_share, rows, 360 + phase, trials), _drawn(random, after_share, rows, after, trials)]
     return delays_s(reference, np.concatenate(live), 360 + phase)
 
 
@@ -156,8 +155,9 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _drawn(random: np.random.Generator, share: F64, rows: float, panes: int) -> I64:
-    return random.multinomial(random.poisson(rows, panes), share)
+def _drawn(random: np.random.Generator, share: F64, rows: float, panes: int, trials: int) -> I64:
+    """Counts of the panes, [panes, trials, C]: columns of one model share their rows."""
+    return random.multinomial(random.poisson(rows, panes)[:, None], share, size=(panes, trials))
 
 
 def _moved(frozen: FrozenReference, shift: float) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

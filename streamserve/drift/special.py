@@ -174,7 +174,7 @@ def log_beta_cdf(x: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike, complemen
     """Natural logarithm of I_x(a, b), for a, b > 0.
 
     Args:
-        x: upper limit, 0 to 1.
+        x: upper limit, 0 to 1; under 1e-290 the result is not accurate.
         a: first shape.
         b: second shape.
         complement: 1 - x where the caller knows it better than a subtraction would.
