@@ -65,9 +65,18 @@ def centers_of(values: F64, edges: F64) -> F64:
 
 
 def categories_of(counts: Mapping[str, int], bins: int = BINS) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The most frequent categories, and the further ones that are known by name (at most `MAX_KNOWN`)."""
+    """The most frequent categories, and the further ones that are known by name (at most `MAX_KNOWN`).
+
+    A name beyond the most frequent ones that occurs once is left out, and so counts as unseen: the share of such names
+    is what one has to expect of new ones (Good, I.J., Biometrika 40, 1953), so that a long tail of names is no drift.
+    """
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    return tuple(ranked[:bins]), tuple(ranked[bins : bins + MAX_KNOWN])
+    return tuple(ranked[:bins]), tuple(name for name in ranked[bins : bins + MAX_KNOWN] if counts[name] > 1)
+
+
+def all_known(counts: Mapping[str, int], bins: int = BINS) -> bool:
+    """Whether every name that occurs more than once is known."""
+    return sum(count > 1 for count in counts.values()) <= bins + MAX_KNOWN
 
 
 def count_cells(codes: I64, columns: int, cells: int, weights: I64 | None = None) -> I64:

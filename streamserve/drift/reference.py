@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from streamserve.batch import F64, I64, Bools
-from streamserve.drift.bins import categories_of, centers_of, edges_of
+from streamserve.drift.bins import all_known, categories_of, centers_of, edges_of
 from streamserve.drift.calibration import Calibration
 from streamserve.drift.dispersion import Dispersion
 from streamserve.drift.schema import BINS, CELLS, MonitoredColumn
@@ -290,7 +290,7 @@ def layout(
                     counts=[0] * CELLS,
                     categories=list(categories),
                     known=list(known),
-                    known_all=len(categories) + len(known) == len(texts[column.name]),
+                    known_all=all_known(texts[column.name]),
                     importance=weight,
                 )
             )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.config.drift_settings import LabelSettings, SegmentSettings
-from streamserve.drift.bins import categories_of, centers_of, count_cells, edges_of
+from streamserve.drift.bins import all_known, categories_of, centers_of, count_cells, edges_of
 from streamserve.drift.cells import CLASS, CONFIDENCE, Cells, derived, watched
 from streamserve.drift.chunk import Span, TextColumn
 from streamserve.drift.gathered import Gathered, Rows
@@ -59,6 +59,19 @@ def test_the_most_frequent_categories_have_cells_and_the_others_are_known():
     top, known = categories_of(counts)
     assert top == tuple(f"c{i}" for i in range(32))
     assert known == tuple(f"c{i}" for i in range(32, 40))
+
+
+def test_names_beyond_them_that_occur_once_count_as_unseen():
+    counts = {**{f"c{i}": 9 for i in range(33)}, **{f"once{i}": 1 for i in range(5)}}
+    top, known = categories_of(counts)
+    assert len(top) == 32
+    assert known == ("c9",)
+    assert all_known(counts)
+    column = ColumnReference(
+        name="x", kind="categorical", origin="feature", counts=[0] * CELLS, categories=list(top), known=list(known)
+    )
+    texts = TextColumn.of(["c0", "c9", "once1", "new"])
+    assert Cells((column,)).of({"x": texts}, 4)[0][:, 0].tolist() == [0, OTHER, UNSEEN, UNSEEN]
 
 
 NUMBER = ColumnReference(name="x", kind="numeric", origin="feature", counts=[0] * CELLS, edges=[0.0, 1.0])
