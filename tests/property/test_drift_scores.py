@@ -55,7 +55,9 @@ def test_wasserstein_is_scipys_on_the_centers(a, b, centers, std):
 @given(counts_of(largest=(3, 40)).filter(numeric), counts_of(largest=(3, 40)).filter(numeric))
 def test_kolmogorov_smirnov_is_scipys_statistic_of_the_bins(a, b):
     bins = np.arange(BINS)
-    theirs = scipy.stats.ks_2samp(np.repeat(bins, a[:BINS]), np.repeat(bins, b[:BINS]), method="asymp").statistic
+    few = min(a[:BINS].sum(), b[:BINS].sum()) < 5  # scipy's asymptotic p-value divides by zero for one row against one
+    method = "exact" if few else "asymp"
+    theirs = scipy.stats.ks_2samp(np.repeat(bins, a[:BINS]), np.repeat(bins, b[:BINS]), method=method).statistic
     assert np.isclose(scores.kolmogorov_smirnov(a, b), theirs)
 
 
