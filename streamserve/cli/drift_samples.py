@@ -17,7 +17,6 @@ from streamserve.batch import I64, U64, Bools
 from streamserve.cli.drift_range import MARGIN_MS, Offsets, Range, Source
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.settings import PipelineSettings
-from streamserve.drift.cells import derived
 from streamserve.drift.chunk import ChunkError, SampleChunk, decode
 from streamserve.drift.gathered import Rows
 from streamserve.drift.levels import draws, stream_seed
@@ -122,15 +121,7 @@ class Samples:
         index = np.flatnonzero(fresh & inside)
         tally.references[chunk.reference] += len(index)
         if len(index):
-            yield Rows(
-                columns=derived(chunk.columns, self._labels),
-                event_time_ms=chunk.event_time_ms,
-                level=chunk.level.astype(np.int64),
-                span=chunk.span.astype(np.int64),
-                offset=chunk.offset,
-                spans=chunk.spans,
-                id=chunk.id,
-            ).take(index)
+            yield Rows.of(chunk, self._labels).take(index)
 
     def _in_offsets(self, chunk: SampleChunk) -> Bools:
         offsets = self._wanted.offsets

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamserve.batch import I64
-from streamserve.drift.cells import Cells
-from streamserve.drift.chunk import SampledColumn, Span, TextColumn
+from streamserve.config.drift_settings import LabelSettings
+from streamserve.drift.cells import Cells, derived
+from streamserve.drift.chunk import SampleChunk, SampledColumn, Span, TextColumn
 from streamserve.drift.panes import Pane
 from streamserve.drift.profile import Moments, Profile
 from streamserve.drift.reference import Reference
@@ -38,6 +39,19 @@ class Rows:
     offset: I64
     spans: Sequence[Span]
     id: Sequence[str]
+
+    @staticmethod
+    def of(chunk: SampleChunk, labels: LabelSettings | None) -> Rows:
+        """All rows of a chunk, and what `labels` lets one derive from its outputs."""
+        return Rows(
+            columns=derived(chunk.columns, labels),
+            event_time_ms=chunk.event_time_ms,
+            level=chunk.level.astype(np.int64),
+            span=chunk.span.astype(np.int64),
+            offset=chunk.offset,
+            spans=chunk.spans,
+            id=chunk.id,
+        )
 
     def __len__(self) -> int:
         return len(self.offset)

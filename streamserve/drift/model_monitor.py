@@ -20,7 +20,6 @@ import numpy as np
 from streamserve.batch import I64
 from streamserve.config.drift_settings import DriftSettings, LabelSettings
 from streamserve.drift.alerts import SpanDocument, alert_of
-from streamserve.drift.cells import derived
 from streamserve.drift.chunk import SampleChunk
 from streamserve.drift.events import Event, ReferenceLearned, State
 from streamserve.drift.gathered import Rows, Volume
@@ -253,15 +252,7 @@ class ModelMonitor:
         labels = self.settings.labels
         if labels is None and reference is not None and reference.document.derived_by:
             labels = LabelSettings.model_validate(reference.document.derived_by)
-        return Rows(
-            columns=derived(chunk.columns, labels),
-            event_time_ms=chunk.event_time_ms,
-            level=chunk.level.astype(np.int64),
-            span=chunk.span.astype(np.int64),
-            offset=chunk.offset,
-            spans=chunk.spans,
-            id=chunk.id,
-        ).take(index)
+        return Rows.of(chunk, labels).take(index)
 
     def _watch(self, chunk: SampleChunk) -> VersionWatch:
         watch = self.versions.get(chunk.version)
