@@ -71,8 +71,15 @@ _overviews = msgspec.json.Decoder(Overview)
 
 def missing_packages() -> str | None:
     """Why there can be no sidecar here, with the remedy; None when there can."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if not _installed(name)]
     return f'no drift sidecar without {" and ".join(missing)}: pip install "streamserve[sidecar]"' if missing else None
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # imported already by a package that replaces its own module, as faust does
+        return True
 
 
 class DemoSidecar:

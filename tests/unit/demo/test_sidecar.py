@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+import types
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -142,3 +143,9 @@ def test_without_its_packages_there_is_no_sidecar_and_the_remedy_is_told(monkeyp
     reason = missing_packages()
     assert package in reason
     assert 'pip install "streamserve[sidecar]"' in reason
+
+
+def test_a_package_that_replaced_its_own_module_is_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faust", types.ModuleType("faust"))
+    assert sys.modules["faust"].__spec__ is None
+    assert missing_packages() is None
