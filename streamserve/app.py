@@ -7,6 +7,7 @@ fit is found here, before the group is joined, and ends the process with one mes
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,9 @@ from streamserve.pipeline.batcher import Batcher
 from streamserve.pipeline.infer import InferStage
 from streamserve.pipeline.poison import BatchBound
 from streamserve.pipeline.ratio import RejectRatio
+from streamserve.pipeline.serving import Deployments, Fixed, LoadedModel, single
 from streamserve.pipeline.stages import Stages
-from streamserve.ports import Decoder, Engine, Enricher, ModelFiles, Signature, Sink
+from streamserve.ports import Decoder, Encoder, Engine, ModelFiles, RejectEncoder, Signature, Sink
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.http import ObservabilityServer
 from streamserve.telemetry.logs import Log
@@ -112,7 +114,6 @@ class Slot:
         from streamserve.enrich.features import FeatureEnricher
 
         settings, clock, log = self._settings, self._clock, self._log
-        identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
         decoder = build_decoder(settings)
         enricher = FeatureEnricher(settings.features, engine.signature)
         facts = topic_facts(settings)
@@ -126,9 +127,17 @@ class Slot:
         assignment = Assignment(clock)
         calls = PollCalls()
         with CrashJournal(folder, self._name) as journal:
-            infer = InferStage(engine, identity, journal, quarantine, BatchBound())
+            model = LoadedModel(
+                name=files.name,
+                version=files.version,
+                sha256=files.sha256,
+                enricher=enricher,
+                infer=InferStage(engine, journal, quarantine, BatchBound()),
+                encoder=build_encoder(settings, engine.signature, cache),
+                metrics=metrics,
+            )
             sampler = build_sampler(settings, facts, files, engine.signature, assignment)
-            stages = build_stages(settings, facts, identity, decoder, enricher, infer, engine.signature, cache, metrics)
+            stages = build_stages(settings, facts, decoder, Fixed(single(model)), cache)
             source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
             worker = Worker(
                 source=source,
@@ -169,39 +178,34 @@ def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:
     return build_engine(files, settings.engine)
 
 
-def build_stages(
-    settings: PipelineSettings,
-    facts: TopicFacts,
-    identity: ModelIdentity,
-    decoder: Decoder,
-    enricher: Enricher,
-    infer: InferStage,
-    signature: Signature,
-    cache: SlotCache | None,
-    metrics: WorkerMetrics,
-) -> Stages:
-    """The compute thread's work, with encoders that know the limits of their topics."""
-    from streamserve.codecs.dead_letter import DeadLetterEncoder
+def build_encoder(settings: PipelineSettings, signature: Signature, cache: SlotCache | None) -> Encoder:
+    """The encoder of a version's predictions."""
     from streamserve.codecs.prediction import JsonPredictionEncoder
+
+    return JsonPredictionEncoder(
+        settings.output,
+        signature.outputs,
+        entity_header=settings.input.key is not None,
+        partition_count=cache.partition_count if cache is not None else None,
+    )
+
+
+def build_stages(
+    settings: PipelineSettings, facts: TopicFacts, decoder: Decoder, deployments: Deployments, cache: SlotCache | None
+) -> Stages:
+    """The compute thread's work, within the limits of the topics."""
+    from streamserve.codecs.dead_letter import DeadLetterEncoder
+
+    @functools.cache
+    def reject_encoder(model: ModelIdentity) -> RejectEncoder:
+        topic = settings.dead_letter.topic
+        return DeadLetterEncoder(topic, settings.pipeline, facts.max_bytes[topic], model)
 
     return Stages(
         decoder=decoder,
-        enricher=enricher,
-        infer=infer,
-        encoder=JsonPredictionEncoder(
-            settings.output,
-            signature.outputs,
-            entity_header=settings.input.key is not None,
-            partition_count=cache.partition_count if cache is not None else None,
-        ),
-        reject_encoder=DeadLetterEncoder(
-            settings.dead_letter.topic,
-            settings.pipeline,
-            facts.max_bytes[settings.dead_letter.topic],
-            lambda: identity,
-        ),
+        deployments=deployments,
+        reject_encoders=reject_encoder,
         max_output_bytes=facts.max_bytes[settings.output.topic],
-        metrics=metrics,
         cache_entries=cache.entries if cache is not None else None,
         sampled=settings.drift is not None,
     )

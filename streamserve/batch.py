@@ -249,12 +249,22 @@ class FeatureBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Who made a prediction."""
+    """Who made a prediction.
+
+    Attributes:
+        name, version, sha256: the model.
+        role: what it is in the rollout.
+        experiment, arm: which side of which A/B test, when one runs.
+        told: whether the role is written on predictions though it is `stable`: while more than one version answers.
+    """
 
     name: str
     version: str
     sha256: str = ""
     role: Literal["stable", "canary", "shadow"] = "stable"
+    experiment: str = ""
+    arm: str = ""
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +314,22 @@ class OutboundBatch:
             timestamp_ms=[self.timestamp_ms[i] for i in keep] if self.timestamp_ms else [],
         )
 
+    @staticmethod
+    def concat(parts: Sequence[OutboundBatch]) -> OutboundBatch:
+        """All records of batches to one topic, one batch after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        with_headers = any(part.headers for part in parts)
+        return OutboundBatch(
+            topic=parts[0].topic,
+            row=[x for part in parts for x in part.row],
+            partition=[x for part in parts for x in part.partition],
+            key=[x for part in parts for x in part.key],
+            value=[x for part in parts for x in part.value],
+            headers=[x for part in parts for x in part.headers or [None] * len(part)] if with_headers else [],
+            timestamp_ms=[x for part in parts for x in part.timestamp_ms],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheBatch:
@@ -331,6 +357,18 @@ class CacheBatch:
             key=[self.key[i] for i in keep],
             version=[self.version[i] for i in keep],
             document=[self.document[i] for i in keep],
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[CacheBatch]) -> CacheBatch:
+        """All entries, one batch after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return CacheBatch(
+            row=[x for part in parts for x in part.row],
+            key=[x for part in parts for x in part.key],
+            version=[x for part in parts for x in part.version],
+            document=[x for part in parts for x in part.document],
         )
 
 

@@ -36,7 +36,6 @@ def scored(records):
         positions=records.next_positions(),
         outbound=(outbound,),
         consumed=len(records),
-        predicted=len(records),
-        rejects=[],
+        legs=(),
         cache=None,
     )

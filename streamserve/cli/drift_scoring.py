@@ -113,9 +113,9 @@ class Scorer:
         settings = self._settings
         self._engine = load_engine(settings, self._files)
         signature = self._engine.signature
-        identity = ModelIdentity(name=self._files.name, version=self._files.version, sha256=self._files.sha256)
+        self._identity = ModelIdentity(name=self._files.name, version=self._files.version, sha256=self._files.sha256)
         self._enricher = FeatureEnricher(settings.features, signature)
-        self._stage = InferStage(self._engine, identity, _NoJournal(), _NoSuspects(), BatchBound())
+        self._stage = InferStage(self._engine, _NoJournal(), _NoSuspects(), BatchBound())
         self._encoder = JsonPredictionEncoder(settings.output, signature.outputs)
         self._columns = SampledColumns.of(settings, settings.drift or DriftSettings(), signature.outputs)
         return self
@@ -132,7 +132,7 @@ class Scorer:
         for start in range(0, len(part.events), size):
             some = part.events.take(range(start, min(start + size, len(part.events))))
             features, rejects = self._enricher.enrich(some)
-            predictions, failed = self._stage.run(features)
+            predictions, failed = self._stage.run(features, self._identity)
             outbound, unwritten = self._encoder.encode(predictions)
             self._count([*rejects, *failed, *unwritten])
             if len(outbound):

@@ -10,7 +10,7 @@ from typing import Annotated, TypedDict
 import orjson
 import typer
 
-from streamserve.config.settings import EngineSettings
+from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines import build_engine
 from streamserve.errors import ConfigError, StreamServeError
 from streamserve.ports import TensorSpec

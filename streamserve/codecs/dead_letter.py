@@ -10,7 +10,7 @@ size, and of more headers than there is room for the first ones are kept, and th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from streamserve.batch import Headers, ModelIdentity, OutboundBatch, RecordBatch, Reject
 
@@ -55,19 +55,17 @@ class DeadLetterEncoder:
         group: consumer group of the pipeline.
         max_value_bytes: largest record the topic takes, at least 1.5 KiB; key, value and headers with their
             framing stay within it.
-        identity: the model in use now, or None before there is one.
+        model: who refused the records, or None before there is anybody.
     """
 
-    def __init__(
-        self, topic: str, group: str, max_value_bytes: int, identity: Callable[[], ModelIdentity | None]
-    ) -> None:
+    def __init__(self, topic: str, group: str, max_value_bytes: int, model: ModelIdentity | None) -> None:
         self._topic = topic
         self._group = group.encode()
         self._max_value_bytes = max_value_bytes
-        self._identity = identity
+        self._model = model
 
     def encode(self, records: RecordBatch, rejects: Sequence[Reject]) -> OutboundBatch:
-        model = self._identity()
+        model = self._model
         original = (records.headers() or None) if rejects else None
         keys: list[bytes | None] = []
         values: list[bytes | None] = []

@@ -258,7 +258,11 @@ def _texts(values: Sequence[str]) -> list[bytes]:
 
 def _model_text(model: ModelIdentity) -> bytes:
     text = b',"model":' + orjson.dumps(model.name) + b',"version":' + orjson.dumps(model.version)
-    return text if model.role == "stable" else text + b',"role":' + orjson.dumps(model.role)
+    if model.told or model.role != "stable":
+        text += b',"role":' + orjson.dumps(model.role)
+    if model.experiment:
+        text += b',"experiment":' + orjson.dumps(model.experiment) + b',"arm":' + orjson.dumps(model.arm)
+    return text
 
 
 def _carried(events: EventBatch) -> list[Headers | None]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 TOPIC_PATTERN = r"^[a-zA-Z0-9.-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+Scalar = float | int | bool | str
 TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN, min_length=1, max_length=249)]
 
 

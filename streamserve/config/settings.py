@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from streamserve.config.base import Name, Settings, TopicName
+from streamserve.config.base import Name, Scalar, Settings, TopicName
 from streamserve.config.drift_settings import DriftSettings
+from streamserve.config.engine_settings import EngineSettings, HooksSettings, ModelSettings
+from streamserve.config.rollout_settings import RetrainLoopSettings, RolloutSettings
 
 Dtype = Literal["float32", "float64", "int32", "int64", "bool", "string"]
-Scalar = float | int | bool | str
 
 
 class InputSettings(Settings):
@@ -37,6 +38,21 @@ class InputSettings(Settings):
     """A larger value is rejected as `too_large`."""
 
 
+class SequenceSettings(Settings):
+    """A feature that is a list of values, of another length in every event."""
+
+    max_length: int = Field(ge=1, le=1 << 16)
+    """Longest sequence the model sees."""
+    too_long: Literal["reject", "keep_first", "keep_last"] = "reject"
+    """A longer one: rejected as `out_of_range`, or cut."""
+    buckets: list[int] = Field(default_factory=list)
+    """Lengths that sequences are padded up to, ascending; `max_length` is always one. Default: powers of two."""
+    pad: Scalar = 0
+    """What stands behind the end of a sequence: for strings usually an empty one."""
+    mask: str | None = None
+    """The model input that says which positions are real: 1 or true there, 0 or false in the padding."""
+
+
 class FeatureSettings(Settings):
     """One feature: a field of the event and what it may hold."""
 
@@ -56,6 +72,8 @@ class FeatureSettings(Settings):
     """A value outside `categories`: rejected as `schema`, or passed as `other` (position: their count)."""
     input: str | None = None
     """The model input it fills; default the model's only input, or the one of its name."""
+    sequence: SequenceSettings | None = None
+    """Makes it a sequence: the field is an array, and fills a model input of shape [-1, -1] by itself."""
 
 
 class VectorSettings(Settings):
@@ -86,36 +104,6 @@ Features = Annotated[
 ]
 
 
-class ModelSettings(Settings):
-    """Which model."""
-
-    name: Name
-    """Name in the repository."""
-    repository: str = "models"
-    """Folder of the repository, relative to the configuration file."""
-    version: str | int = "latest"
-    """`latest`, a number, or an alias such as `stable`."""
-
-
-class EngineSettings(Settings):
-    """How the model runs."""
-
-    runtime: Literal["auto", "onnx"] = "auto"
-    """The runtime; `auto` goes by the model's files."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; `auto` takes a GPU when the runtime offers one."""
-    max_batch_size: int = Field(default=512, ge=1, le=65536)
-    """Most events in one inference."""
-    max_batch_bytes: int = Field(default=16_777_216, ge=1024)
-    """Most bytes of record values in one batch."""
-    max_delay_ms: float = Field(default=0, ge=0, le=60_000)
-    """Longest wait of the first event of a batch for more; 0: it leaves as soon as the engine is free."""
-    threads: int = Field(default=1, ge=1, le=256)
-    """Threads of the runtime for one inference."""
-    allow_cpu_fallback: bool = False
-    """Run on the CPU when the device asked for is not there, instead of failing at start."""
-
-
 class ThresholdSettings(Settings):
     """A yes-or-no output made from a number."""
 
@@ -125,6 +113,41 @@ class ThresholdSettings(Settings):
     """Name of the boolean output; default `<output>_decision`."""
 
 
+class SoftmaxStep(Settings):
+    """Scores to probabilities along the last axis."""
+
+    kind: Literal["softmax"]
+    of: str
+    """The output it is made from."""
+
+
+class ArgmaxStep(Settings):
+    """The position of the largest value along the last axis, or its label."""
+
+    kind: Literal["argmax"]
+    of: str
+    """The output it is made from."""
+    labels: list[str] | None = None
+    """A name per position; default the position itself."""
+
+
+class TopKStep(Settings):
+    """The k largest values of the last axis, the largest first: positions or labels, and the values."""
+
+    kind: Literal["top_k"]
+    of: str
+    """The output it is made from."""
+    k: int = Field(ge=1, le=10_000)
+    """How many."""
+    labels: list[str] | None = None
+    """A name per position; default the position itself."""
+    values: str | None = None
+    """Name of a further output with the values; default they are left out."""
+
+
+PostStep = Annotated[SoftmaxStep | ArgmaxStep | TopKStep, Field(discriminator="kind")]
+
+
 class OutputSettings(Settings):
     """What is written for every event."""
 
@@ -132,8 +155,10 @@ class OutputSettings(Settings):
     """Topic of the predictions."""
     format: Literal["json"] = "json"
     """How a prediction is encoded."""
+    post: dict[str, PostStep] = Field(default_factory=dict)
+    """New outputs made from the model's, in this order: name -> step. A step may build on the one before."""
     outputs: dict[str, str] | None = None
-    """Name in the prediction -> output of the model; default all outputs under their own names."""
+    """Name in the prediction -> output of the model or of `post`; default all under their own names."""
     threshold: dict[str, float | ThresholdSettings] = Field(default_factory=dict)
     """Name in the prediction -> threshold at which its boolean turns true."""
 
@@ -210,6 +235,7 @@ class PipelineSettings(Settings):
     """The model's inputs: a list of features in the order of its columns, or one vector field."""
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
+    hooks: HooksSettings = HooksSettings()
     output: OutputSettings
     dead_letter: DeadLetterSettings
     delivery: DeliverySettings = DeliverySettings()
@@ -217,6 +243,10 @@ class PipelineSettings(Settings):
     """Absent: no cache."""
     drift: DriftSettings | None = None
     """Absent: nothing is sampled, and there is nothing for a sidecar to do."""
+    rollout: RolloutSettings | None = None
+    """Absent: the model is the one of `model.version` for a worker's life, and is not changed while it runs."""
+    retrain: RetrainLoopSettings | None = None
+    """Absent: nobody trains; requests to do so still stand on the alerts topic."""
     http: HttpSettings = HttpSettings()
     workers: int = Field(default=1, ge=1, le=256)
     """Worker processes on this machine."""

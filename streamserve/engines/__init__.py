@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamserve.config.settings import EngineSettings
+from streamserve.config.engine_settings import EngineSettings
 from streamserve.errors import ContractError
 from streamserve.ports import Engine, ModelFiles
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from streamserve.batch import Tensor, Tensors
-from streamserve.config.settings import EngineSettings
+from streamserve.config.engine_settings import EngineSettings
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.ports import Signature, TensorSpec
 

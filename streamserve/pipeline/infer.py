@@ -69,7 +69,6 @@ class InferStage:
 
     Args:
         engine: a warmed engine.
-        identity: goes on every prediction.
         journal, quarantine: the two sides of crash recovery.
         bound: the memory bound of this engine.
     """
@@ -77,19 +76,21 @@ class InferStage:
     def __init__(
         self,
         engine: Engine,
-        identity: ModelIdentity,
         journal: Journal,
         quarantine: Suspects,
         bound: BatchBound,
     ) -> None:
         self._engine = engine
-        self._identity = identity
         self._journal = journal
         self._quarantine = quarantine
         self._bound = bound
 
-    def run(self, features: FeatureBatch) -> tuple[PredictionBatch, list[Reject]]:
+    def run(self, features: FeatureBatch, identity: ModelIdentity) -> tuple[PredictionBatch, list[Reject]]:
         """Predict every row that can be predicted.
+
+        Args:
+            features: the rows.
+            identity: goes on every prediction.
 
         Returns:
             The predictions, in order, and a reject (stage `infer`) for every other row.
@@ -107,7 +108,7 @@ class InferStage:
         predictions = PredictionBatch(
             events=events if len(kept) == len(events) else events.take(kept),
             outputs=outputs,
-            model=self._identity,
+            model=identity,
             infer_s=perf_counter() - started_s,
         )
         return predictions, rejects

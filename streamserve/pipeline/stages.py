@@ -1,35 +1,80 @@
 """What happens to one batch between poll and produce: decode, enrich, infer, encode.
 
-Pure but for the engine. The stages run in the compute thread, one batch at a time; every row comes out as a
-prediction or as a reject, and the law *consumed = predicted + rejected* is checked here for every batch, because a
-row that vanishes would be committed and lost.
+Pure but for the engine. Every row comes out as a prediction or as a reject, and the law *consumed = predicted +
+rejected* is checked here for every batch, because a row that vanishes would be committed and lost.
+
+A batch goes through three steps, so that one batch can be prepared while another is in the engine: `prepare` (decode,
+look up the deployment, route, enrich), `infer`, `finish` (post-process, encode, dead letters). The rows of one route
+are a leg; without a canary or an experiment there is one leg, and no row is copied for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from time import perf_counter
+from typing import Protocol
 
 from streamserve.batch import (
     CacheBatch,
     EventBatch,
+    FeatureBatch,
     Headers,
+    ModelIdentity,
     OutboundBatch,
     Positions,
+    PredictionBatch,
     RecordBatch,
     Reject,
     SampleBatch,
     TopicPartition,
 )
 from streamserve.errors import StreamServeError
-from streamserve.pipeline.infer import InferStage
-from streamserve.ports import Decoder, Encoder, Enricher, RejectEncoder
+from streamserve.pipeline.serving import Deployment, Deployments, Route
+from streamserve.ports import Decoder, RejectEncoder
 from streamserve.telemetry.metrics import WorkerMetrics
 
 CacheEntries = Callable[[EventBatch, OutboundBatch], CacheBatch]
 """Makes cache entries of encoded predictions."""
+RejectEncoders = Callable[[ModelIdentity], RejectEncoder]
+"""The encoder of dead letters that name this model."""
+
+
+class Shadow(Protocol):
+    """Scores what was scored once more, beside; must return at once and never raise."""
+
+    def offer(self, route: Route, events: EventBatch, predictions: Sequence[PredictionBatch]) -> None:
+        """These events, as decoded, and what was predicted for them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredLeg:
+    """What one version made of its rows.
+
+    Attributes:
+        model: who.
+        metrics: its own.
+        row: rows of the records whose predictions are produced, ascending.
+        rejects: the other rows of it.
+        samples: what the drift monitor's samples are taken of, when there is one.
+    """
+
+    model: ModelIdentity
+    metrics: WorkerMetrics
+    row: list[int]
+    rejects: list[Reject]
+    samples: SampleBatch | None = None
+
+    def without(self, keep: set[int], stale: set[TopicPartition]) -> ScoredLeg:
+        """The leg less the rows of partitions that are no longer ours."""
+        return replace(
+            self,
+            row=[row for row in self.row if row in keep],
+            rejects=[reject for reject in self.rejects if reject.row in keep],
+            samples=self.samples.without(stale) if self.samples is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +84,32 @@ class ScoredBatch:
     Attributes:
         records: where it came from; carries the epochs.
         positions: the position after it, per partition that is still ours.
-        outbound: predictions first, then dead letters, if any.
+        outbound: predictions first, then dead letters, if any; rows ascending in each.
         consumed: how many records, predicted or rejected.
-        predicted: how many predictions.
-        rejects: all rejects.
+        legs: what each version made of it; a row is in one of them.
         cache: entries for the cache once all of it is committed.
-        samples: what the drift monitor's samples are taken of, when there is one.
+        revision: of the deployment that scored it.
     """
 
     records: RecordBatch
     positions: Positions
     outbound: tuple[OutboundBatch, ...]
     consumed: int
-    predicted: int
-    rejects: list[Reject]
+    legs: tuple[ScoredLeg, ...]
     cache: CacheBatch | None
-    samples: SampleBatch | None = None
+    revision: int = -1
+
+    @property
+    def predicted(self) -> int:
+        """How many predictions."""
+        return sum(len(leg.row) for leg in self.legs)
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """All rejects, in the order of their rows."""
+        if len(self.legs) == 1:
+            return self.legs[0].rejects
+        return sorted((reject for leg in self.legs for reject in leg.rejects), key=attrgetter("row"))
 
     def without(self, stale: set[TopicPartition]) -> ScoredBatch | None:
         """The batch less the rows of partitions that are no longer ours; None when nothing is left."""
@@ -63,16 +118,13 @@ class ScoredBatch:
             return None
         places = zip(self.records.topic, self.records.partition, strict=True)
         keep = {row for row, place in enumerate(places) if place in left}
-        rejects = [reject for reject in self.rejects if reject.row in keep]
         return replace(
             self,
             positions=left,
             outbound=tuple(part.take(_positions_of(keep, part.row)) for part in self.outbound),
             consumed=len(keep),
-            predicted=len(keep) - len(rejects),
-            rejects=rejects,
+            legs=tuple(leg.without(keep, stale) for leg in self.legs),
             cache=self.cache.take(_positions_of(keep, self.cache.row)) if self.cache else None,
-            samples=self.samples.without(stale) if self.samples is not None else None,
         )
 
 
@@ -80,85 +132,167 @@ def _positions_of(keep: set[int], rows: list[int]) -> list[int]:
     return [i for i, row in enumerate(rows) if row in keep]
 
 
+@dataclass(slots=True)
+class Leg:
+    """The rows of one route on their way.
+
+    Attributes:
+        route: where they go.
+        features: what the model gets; rows that failed before are in `rejects`.
+        predictions: what it gave, once it has.
+        rejects: grows from step to step.
+    """
+
+    route: Route
+    features: FeatureBatch
+    rejects: list[Reject]
+    predictions: PredictionBatch | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """A batch on its way through the steps.
+
+    Attributes:
+        records: the batch.
+        deployment: who scores it.
+        events: what was decoded of it.
+        undecodable: rejects of the decoder.
+        legs: by route.
+    """
+
+    records: RecordBatch
+    deployment: Deployment
+    events: EventBatch
+    undecodable: list[Reject]
+    legs: list[Leg] = field(default_factory=list)
+
+
 class Stages:
-    """The compute thread's work on one batch.
+    """The work on one batch.
 
     Args:
-        decoder, enricher, infer, encoder, reject_encoder: the stages.
+        decoder: records to events, whoever scores them.
+        deployments: says what serves now.
+        reject_encoders: dead letters, by model.
         max_output_bytes: a larger prediction would be refused by the brokers, and becomes a reject instead.
-        metrics: counts and durations.
         cache_entries: makes the cache's part, when there is a cache.
         sampled: whether samples will be taken of the batches.
+        shadow: where a shadow's work goes.
     """
 
     def __init__(
         self,
         *,
         decoder: Decoder,
-        enricher: Enricher,
-        infer: InferStage,
-        encoder: Encoder,
-        reject_encoder: RejectEncoder,
+        deployments: Deployments,
+        reject_encoders: RejectEncoders,
         max_output_bytes: int,
-        metrics: WorkerMetrics,
         cache_entries: CacheEntries | None = None,
         sampled: bool = False,
+        shadow: Shadow | None = None,
     ) -> None:
         self._decoder = decoder
-        self._enricher = enricher
-        self._infer = infer
-        self._encoder = encoder
-        self._reject_encoder = reject_encoder
+        self._deployments = deployments
+        self._reject_encoders = reject_encoders
         self._max_output_bytes = max_output_bytes
-        self._metrics = metrics
         self._cache_entries = cache_entries
         self._sampled = sampled
+        self._shadow = shadow
 
     def score(self, records: RecordBatch) -> ScoredBatch:
-        """Every row to a prediction or a dead letter."""
-        metrics = self._metrics
-        start_s = perf_counter()
-        events, rejects = self._decoder.decode(records)
-        decoded_s = perf_counter()
-        features, bad = self._enricher.enrich(events)
-        rejects += bad
-        enriched_s = perf_counter()
-        predictions, bad = self._infer.run(features)
-        rejects += bad
-        inferred_s = perf_counter()
-        outbound, bad = self._encoder.encode(predictions)
-        rejects += bad
-        if self._may_be_oversized(outbound):
-            outbound, bad = self._without_oversized(outbound)
-            rejects += bad
-        cache = self._cache_entries(predictions.events, outbound) if self._cache_entries and len(outbound) else None
-        rejects.sort(
-            key=attrgetter("row")
-        )  # each stage added its own; dead letters stand in the order of their records
-        letters = (self._reject_encoder.encode(records, rejects),) if rejects else ()
-        encoded_s = perf_counter()
+        """Every row to a prediction or a dead letter: all three steps."""
+        job = self.prepare(records)
+        self.infer(job)
+        return self.finish(job)
 
-        if len(outbound) + len(rejects) != len(records):
-            raise StreamServeError(
-                f"{len(records)} records became {len(outbound)} predictions and {len(rejects)} rejects; nothing of the"
-                " batch is committed. This is a defect of a stage: please report it"
+    def prepare(self, records: RecordBatch) -> Job:
+        """Records to the inputs of the models that serve now."""
+        deployment = self._deployments.current
+        start_s = perf_counter()
+        events, undecodable = self._decoder.decode(records)
+        deployment.routes[0].model.metrics.decode_seconds.observe(perf_counter() - start_s)
+        job = Job(records, deployment, events, undecodable)
+        for route, part in deployment.parts(events):
+            job.legs.append(_enriched(route, part))
+        return job
+
+    def infer(self, job: Job) -> None:
+        """Inputs to outputs."""
+        for leg in job.legs:
+            start_s = perf_counter()
+            model = leg.route.model
+            leg.predictions, bad = model.infer.run(leg.features, leg.route.identity)
+            leg.rejects += bad
+            model.metrics.infer_seconds.observe(perf_counter() - start_s)
+            model.metrics.batch_size.observe(len(leg.features))
+            model.metrics.inference_executions.inc()
+
+    def finish(self, job: Job) -> ScoredBatch:
+        """Outputs to records, and whatever did not make it to dead letters.
+
+        Raises:
+            StreamServeError: a stage lost or invented a row.
+        """
+        records = job.records
+        start_s = perf_counter()
+        written: list[OutboundBatch] = []
+        letters: list[OutboundBatch] = []
+        caches: list[CacheBatch] = []
+        legs: list[ScoredLeg] = []
+        predictions: list[PredictionBatch] = []
+        for number, leg in enumerate(job.legs):
+            made, outbound = self._encoded(leg)
+            predictions.append(made)
+            rejects = sorted([*job.undecodable, *leg.rejects] if number == 0 else leg.rejects, key=attrgetter("row"))
+            if len(outbound):
+                written.append(outbound)
+                if self._cache_entries is not None:
+                    caches.append(self._cache_entries(made.events, outbound))
+            if rejects:
+                letters.append(self._reject_encoders(leg.route.identity).encode(records, rejects))
+            samples = SampleBatch(predictions=made, row=outbound.row) if self._sampled else None
+            legs.append(
+                ScoredLeg(
+                    model=leg.route.identity,
+                    metrics=leg.route.model.metrics,
+                    row=outbound.row,
+                    rejects=rejects,
+                    samples=samples,
+                )
             )
-        metrics.decode_seconds.observe(decoded_s - start_s)
-        metrics.enrich_seconds.observe(enriched_s - decoded_s)
-        metrics.infer_seconds.observe(inferred_s - enriched_s)
-        metrics.encode_seconds.observe(encoded_s - inferred_s)
-        metrics.batch_size.observe(len(features))
-        metrics.inference_executions.inc()
+        if sum(map(len, written)) + sum(map(len, letters)) != len(records):
+            raise StreamServeError(
+                f"{len(records)} records became {sum(map(len, written))} predictions and {sum(map(len, letters))}"
+                " rejects; nothing of the batch is committed. This is a defect of a stage: please report it"
+            )
+        legs[0].metrics.encode_seconds.observe(perf_counter() - start_s)
+        if self._shadow is not None and job.deployment.shadow is not None:
+            self._shadow.offer(job.deployment.shadow, job.events, predictions)
         return ScoredBatch(
             records=records,
             positions=records.next_positions(),
-            outbound=(outbound, *letters) if len(outbound) else letters,
+            outbound=(*_merged(written), *_merged(letters)),
             consumed=len(records),
-            predicted=len(outbound),
-            rejects=rejects,
-            cache=cache,
-            samples=SampleBatch(predictions=predictions, row=outbound.row) if self._sampled else None,
+            legs=tuple(legs),
+            cache=CacheBatch.concat(caches) if caches else None,
+            revision=job.deployment.revision,
         )
+
+    def _encoded(self, leg: Leg) -> tuple[PredictionBatch, OutboundBatch]:
+        """A leg's predictions as records; rows that cannot be written join its rejects."""
+        model, predictions = leg.route.model, leg.predictions
+        if predictions is None:
+            raise StreamServeError("a batch was finished before it was inferred. This is a defect: please report it")
+        if model.after is not None:
+            predictions, bad = model.after(predictions)
+            leg.rejects += bad
+        outbound, bad = model.encoder.encode(predictions)
+        leg.rejects += bad
+        if self._may_be_oversized(outbound):
+            outbound, bad = self._without_oversized(outbound)
+            leg.rejects += bad
+        return predictions, outbound
 
     def _may_be_oversized(self, outbound: OutboundBatch) -> bool:
         longest = max(map(len, filter(None, outbound.value)), default=0)
@@ -177,6 +311,26 @@ class Stages:
             detail = f"the prediction has {size} bytes, {outbound.topic} takes {self._max_output_bytes}"
             rejects.append(Reject(row=outbound.row[i], stage="encode", reason="too_large", detail=detail))
         return (outbound.take(keep), rejects) if rejects else (outbound, rejects)
+
+
+def _enriched(route: Route, events: EventBatch) -> Leg:
+    """The inputs of a route's rows."""
+    start_s = perf_counter()
+    model = route.model
+    features, rejects = model.enricher.enrich(events)
+    if model.before is not None:
+        features, bad = model.before(features)
+        rejects = rejects + bad
+    model.metrics.enrich_seconds.observe(perf_counter() - start_s)
+    return Leg(route, features, rejects)
+
+
+def _merged(parts: list[OutboundBatch]) -> list[OutboundBatch]:
+    """Records of several legs to one topic as one, in the order of their rows: partitions keep their order."""
+    if len(parts) <= 1:
+        return parts
+    whole = OutboundBatch.concat(parts)
+    return [whole.take(sorted(range(len(whole)), key=whole.row.__getitem__))]
 
 
 def _header_bytes(headers: Headers) -> int:

@@ -26,6 +26,7 @@ from streamserve.pipeline.batcher import Batcher
 from streamserve.pipeline.infer import InferStage
 from streamserve.pipeline.poison import BatchBound
 from streamserve.pipeline.ratio import RejectRatio
+from streamserve.pipeline.serving import Fixed, LoadedModel, single
 from streamserve.pipeline.stages import Stages
 from streamserve.ports import Engine
 from streamserve.telemetry.health import Health
@@ -210,15 +211,20 @@ def _sampler(
 
 def _stages(settings: PipelineSettings, engine: Engine, identity: ModelIdentity, metrics: WorkerMetrics) -> Stages:
     nothing = _NothingKnown()
+    model = LoadedModel(
+        name=identity.name,
+        version=identity.version,
+        enricher=FeatureEnricher(settings.features, engine.signature),
+        infer=InferStage(engine, nothing, nothing, BatchBound()),
+        encoder=JsonPredictionEncoder(settings.output, engine.signature.outputs),
+        metrics=metrics,
+    )
     return Stages(
         decoder=build_decoder(settings),
-        enricher=FeatureEnricher(settings.features, engine.signature),
-        infer=InferStage(engine, identity, nothing, nothing, BatchBound()),
-        encoder=JsonPredictionEncoder(settings.output, engine.signature.outputs),
-        reject_encoder=DeadLetterEncoder(
-            settings.dead_letter.topic, settings.pipeline, MAX_RECORD_BYTES, lambda: identity
+        deployments=Fixed(single(model)),
+        reject_encoders=lambda model: DeadLetterEncoder(
+            settings.dead_letter.topic, settings.pipeline, MAX_RECORD_BYTES, model
         ),
         max_output_bytes=MAX_RECORD_BYTES,
-        metrics=metrics,
         sampled=settings.drift is not None,
     )

@@ -342,7 +342,7 @@ class Worker:
         if self._sampler is None:
             return None
         began_s = self._clock.monotonic_s()
-        parts = [(batch.samples, batch.rejects) for batch in batches if batch.samples is not None]
+        parts = [(leg.samples, leg.rejects) for batch in batches for leg in batch.legs if leg.samples is not None]
         samples = self._sampler.sample(parts, began_s, self._clock.epoch_ms())
         self._metrics.sample_seconds.observe(self._clock.monotonic_s() - began_s)
         return samples
@@ -407,9 +407,10 @@ class Worker:
             if self._cache is not None and batch.cache is not None:
                 self._cache.offer(batch.cache)
             metrics.records_consumed.inc(batch.consumed)
-            metrics.predictions.inc(batch.predicted)
-            for reject in batch.rejects:
-                metrics.rejected(reject.stage, reject.reason)
+            for leg in batch.legs:
+                leg.metrics.predictions.inc(len(leg.row))
+                for reject in leg.rejects:
+                    leg.metrics.rejected(reject.stage, reject.reason)
             stamps = np.array(batch.records.timestamp_ms, dtype=np.int64)
             metrics.event_latency.observe_many((now_ms - stamps[stamps > 0]) / 1000)
         self._newest_ms = batches[-1].records.timestamp_ms[-1]

@@ -59,7 +59,7 @@ def test_encoding_is_deterministic(encoder):
 
 
 def test_a_reject_encoder_writes_one_record_a_reject_whatever_they_hold():
-    encoder = DeadLetterEncoder("dlq", "g", 1000, lambda: None)
+    encoder = DeadLetterEncoder("dlq", "g", 1000, None)
     records = batch([None, b"", bytes(5000)], key=[None, bytes(5000), b"k"], headers=[None, [("\ud800", None)], []])
     rejects = [Reject(row=i, stage="decode", reason="decode", detail="\ud800\x00" * 5000) for i in (2, 0, 1)]
     out = encoder.encode(records, rejects)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import models
-from streamserve.config.settings import EngineSettings
+from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines.onnx import OnnxEngine
 from streamserve.errors import EngineError
 from streamserve.ports import Signature, TensorSpec

@@ -61,7 +61,7 @@ class Pipeline:
             value=[b'{"n":%d}' % i if reason != "too_large" else b"x" * 5000 for i, (reason, *_) in enumerate(rejects)],
             headers=lambda: [list(headers)] * n,
         )
-        encoder = DeadLetterEncoder(self.dead, self.name, 2000, lambda: ModelIdentity(name="m", version="1"))
+        encoder = DeadLetterEncoder(self.dead, self.name, 2000, ModelIdentity(name="m", version="1"))
         out = encoder.encode(records, [Reject(i, "enrich", *reject) for i, reject in enumerate(rejects)])
         producer = Producer({"bootstrap.servers": self.bootstrap, "transactional.id": unique("t")})
         producer.init_transactions()

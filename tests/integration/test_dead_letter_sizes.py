@@ -29,7 +29,7 @@ def test_a_record_near_the_limit_reaches_its_dead_letter_topic(kafka):
         value=[os.urandom(size) for size in sizes],
         headers=lambda: [[("h", b"x")] * 300 for _ in sizes],
     )
-    encoder = DeadLetterEncoder(topic, "p", ROOM, lambda: ModelIdentity(name="m", version="3"))
+    encoder = DeadLetterEncoder(topic, "p", ROOM, ModelIdentity(name="m", version="3"))
     rejects = [Reject(row, "decode", "schema", "d" * 1024, "f") for row in range(len(sizes))]
     settings = memory_settings(
         [{"name": "x"}], kafka={"bootstrap.servers": kafka.bootstrap, "compression.type": "none"}

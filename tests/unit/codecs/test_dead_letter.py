@@ -17,7 +17,7 @@ REJECT = Reject(row=0, stage="decode", reason="schema", detail="x: expected floa
 
 def letter(value=b"v", key=b"k", headers=None, reject=REJECT, max_value_bytes=1_000_000, model=True):
     identity = ModelIdentity(name="m", version="3") if model else None
-    encoder = DeadLetterEncoder("events.dlq", "p", max_value_bytes, lambda: identity)
+    encoder = DeadLetterEncoder("events.dlq", "p", max_value_bytes, identity)
     records = batch([value], key=[key], headers=headers and [headers], timestamp_ms=[42])
     return encoder.encode(records, [reject])
 
@@ -160,5 +160,5 @@ def test_without_a_model_its_name_is_empty():
 
 
 def test_no_rejects_no_letters():
-    encoder = DeadLetterEncoder("events.dlq", "p", 1000, lambda: None)
+    encoder = DeadLetterEncoder("events.dlq", "p", 1000, None)
     assert len(encoder.encode(batch([b"v"]), [])) == 0

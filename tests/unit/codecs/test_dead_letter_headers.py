@@ -27,7 +27,7 @@ def dead_letter(headers, value: bytes = b"{}", limit: int = 10_000):
         value=[value],
         headers=lambda: [headers],
     )
-    encoder = DeadLetterEncoder("events.dlq", "flights", limit, lambda: ModelIdentity(name="m", version="3"))
+    encoder = DeadLetterEncoder("events.dlq", "flights", limit, ModelIdentity(name="m", version="3"))
     outbound = encoder.encode(records, [Reject(0, "enrich", "out_of_range", "distance = 9 is above 6", "distance")])
     return outbound.headers[0]
 

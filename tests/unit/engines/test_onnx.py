@@ -8,7 +8,7 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import models
-from streamserve.config.settings import EngineSettings
+from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines import build_engine, warm_sizes
 from streamserve.engines.onnx import OnnxEngine, engine_error
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt

@@ -67,13 +67,13 @@ def double(inputs):
 
 def stage(function=double, suspicion=None):
     engine, notes = FunctionEngine(function, SIGNATURE), Notes()
-    return InferStage(engine, IDENTITY, notes, Known(suspicion), BatchBound()), engine, notes
+    return InferStage(engine, notes, Known(suspicion), BatchBound()), engine, notes
 
 
 def test_a_batch_is_journalled_inferred_and_struck_out():
     infer, engine, notes = stage()
     batch = features([1, 2, 3], [0, 2, 5])
-    predictions, rejects = infer.run(batch)
+    predictions, rejects = infer.run(batch, IDENTITY)
     assert predictions.events is batch.events
     assert predictions.outputs["y"].tolist() == [2, 4, 6]
     assert (predictions.model, rejects, engine.batches) == (IDENTITY, [], [3])
@@ -83,7 +83,7 @@ def test_a_batch_is_journalled_inferred_and_struck_out():
 
 def test_a_poison_row_leaves_sideways():
     infer, _, _ = stage()
-    predictions, rejects = infer.run(features([1, -2, 3], [0, 2, 5]))
+    predictions, rejects = infer.run(features([1, -2, 3], [0, 2, 5]), IDENTITY)
     assert predictions.events.row == [0, 5]
     assert predictions.outputs["y"].tolist() == [2, 6]
     assert [(r.row, r.detail) for r in rejects] == [(2, "negative")]
@@ -92,7 +92,7 @@ def test_a_poison_row_leaves_sideways():
 def test_suspects_go_alone_quarantined_rows_not_at_all_and_the_order_is_kept():
     suspicion = Suspicion(alone=frozenset({2, 4}), never={3: "the engine crashed on this record"})
     infer, engine, notes = stage(suspicion=suspicion)
-    predictions, rejects = infer.run(features([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]))
+    predictions, rejects = infer.run(features([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]), IDENTITY)
     assert predictions.events.row == [0, 1, 2, 4, 5]
     assert predictions.outputs["y"].tolist() == [0, 2, 4, 8, 10]
     assert [(r.row, r.stage, r.reason) for r in rejects] == [(3, "infer", "infer")]
@@ -102,7 +102,7 @@ def test_suspects_go_alone_quarantined_rows_not_at_all_and_the_order_is_kept():
 
 def test_a_batch_of_quarantined_rows_alone_gives_no_predictions():
     infer, engine, _ = stage(suspicion=Suspicion(alone=frozenset(), never={0: "crash"}))
-    predictions, rejects = infer.run(features([1], [0]))
+    predictions, rejects = infer.run(features([1], [0]), IDENTITY)
     assert (len(predictions), predictions.outputs["y"].shape, len(rejects)) == (0, (0,), 1)
     assert engine.batches == []
 
@@ -113,5 +113,5 @@ def test_a_device_fault_leaves_the_journal_entry_standing():
 
     infer, _, notes = stage(gone)
     with pytest.raises(EngineError, match="device gone"):
-        infer.run(features([1, 2], [0, 1]))
+        infer.run(features([1, 2], [0, 1]), IDENTITY)
     assert notes.inside == [0, 1]

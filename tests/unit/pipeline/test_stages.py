@@ -23,6 +23,7 @@ from streamserve.batch import (
     TopicPartition,
 )
 from streamserve.errors import StreamServeError
+from streamserve.pipeline.serving import Fixed, LoadedModel, single
 from streamserve.pipeline.stages import ScoredBatch, Stages
 from streamserve.telemetry.metrics import WorkerMetrics
 
@@ -59,9 +60,9 @@ def enrich(events):
     return FeatureBatch(events=events, inputs={"x": np.zeros(len(events))}).take(keep), rejects
 
 
-def infer(features):
+def infer(features, identity):
     keep, rejects = kept("infer", features.events.origin, features.events.row)
-    return PredictionBatch(events=features.events.take(keep), outputs={}, model=MODEL), rejects
+    return PredictionBatch(events=features.events.take(keep), outputs={}, model=identity), rejects
 
 
 def encode(predictions):
@@ -94,17 +95,23 @@ def entries(events, outbound):
 
 
 def stages(**replaced):
-    parts = {
-        "decoder": SimpleNamespace(decode=decode),
+    model = {
+        "name": "m",
+        "version": "1",
         "enricher": SimpleNamespace(enrich=enrich),
         "infer": SimpleNamespace(run=infer),
         "encoder": SimpleNamespace(encode=encode),
-        "reject_encoder": SimpleNamespace(encode=letters),
-        "max_output_bytes": 100,
         "metrics": WorkerMetrics(CollectorRegistry(), pipeline="p", model="m", version="1"),
+    }
+    parts = {
+        "decoder": SimpleNamespace(decode=decode),
+        "reject_encoders": lambda _: SimpleNamespace(encode=letters),
+        "max_output_bytes": 100,
         "cache_entries": entries,
     }
-    return Stages(**{**parts, **replaced})
+    for name, part in replaced.items():
+        (model if name in model else parts)[name] = part
+    return Stages(deployments=Fixed(single(LoadedModel(**model))), **parts)
 
 
 value = st.sampled_from([b"good", b"decode", b"enrich", b"infer", b"encode", b"x" * 200])
@@ -196,8 +203,8 @@ def test_a_stage_that_loses_a_row_without_a_word_stops_the_batch(part):
     method = {"decoder": "decode", "enricher": "enrich", "infer": "run", "encoder": "encode"}[part]
     honest = {"decoder": decode, "enricher": enrich, "infer": infer, "encoder": encode}[part]
 
-    def silent(batch):
-        return honest(batch)[0], []
+    def silent(*arguments):
+        return honest(*arguments)[0], []
 
     lossy = stages(**{part: SimpleNamespace(**{method: silent})})
     stage = {"decoder": b"decode", "enricher": b"enrich", "infer": b"infer", "encoder": b"encode"}[part]

@@ -51,8 +51,8 @@ def main(state_dir, slot, ended, marked, killer):
 
     quarantine = Quarantine.load(state_dir, slot, None if ended == "none" else int(ended))
     with CrashJournal(state_dir, slot) as journal:
-        stage = InferStage(FunctionEngine(run), ModelIdentity(name="m", version="1"), journal, quarantine, BatchBound())
-        predictions, rejects = stage.run(batch())
+        stage = InferStage(FunctionEngine(run), journal, quarantine, BatchBound())
+        predictions, rejects = stage.run(batch(), ModelIdentity(name="m", version="1"))
     offsets = predictions.events.origin.offset
     json.dump(
         {
