@@ -32,7 +32,7 @@ def edges_of(values: F64, bins: int = BINS) -> F64:
     """
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= bins:
-        return (distinct[:-1] + distinct[1:]) / 2
+        return _between(distinct[:-1], distinct[1:])
     mass = np.concatenate([[0], np.cumsum(counts)])
     uppers: list[int] = []  # the last distinct value of each bin
     start = 0
@@ -45,8 +45,13 @@ def edges_of(values: F64, bins: int = BINS) -> F64:
         uppers.append(last)
         start = last + 1
     at = np.array(uppers)
-    middle: F64 = (distinct[at] + distinct[at + 1]) / 2
-    return middle
+    return _between(distinct[at], distinct[at + 1])
+
+
+def _between(lower: F64, upper: F64) -> F64:
+    """Edges that part each pair: the middle, or the lower value where rounding would put the middle on the upper."""
+    middle = (lower + upper) / 2
+    return np.where(middle < upper, middle, lower)
 
 
 def centers_of(values: F64, edges: F64) -> F64:

@@ -288,7 +288,7 @@ def test_the_reason_of_an_alarm_leads_to_its_column_and_segment(visit):
         await page.click(".chip:nth-child(4)")
         await page.until("new URLSearchParams(location.hash.slice(1)).get('segment') === 'origin=EWR'")
         await page.until(f"{TITLE} === 'wind_gust_kmh'")
-        assert await page.script("document.querySelectorAll('.pick select')[1].value") == "origin=EWR"
+        await page.until("document.querySelectorAll('.pick select')[1].value === 'origin=EWR'")
 
     visit(test)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamserve.config.drift_settings import LabelSettings, SegmentSettings
@@ -21,6 +21,7 @@ from streamserve.drift.windows import Ring, stride_panes
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400))
+@example([1e6, 999_999.9999999999])  # neighbours: their middle rounds to the upper one
 def test_edges_ascend_and_every_bin_holds_a_value(values):
     edges = edges_of(np.array(values))
     assert len(edges) < BINS
