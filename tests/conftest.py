@@ -1,11 +1,12 @@
 """Fixtures shared by all tests: real services, started once a run, and only if a test asks for them.
 
-`KAFKA_BOOTSTRAP` and `REDIS_URL` name services that run already; otherwise local ones are started. Where Java or
-Redis is missing the tests are skipped, and the summary at the end says how many and why.
+`KAFKA_BOOTSTRAP` and `REDIS_URL` name services that run already; otherwise local ones are started. Where Java,
+Redis or PyTorch is missing the tests are skipped, and the summary at the end says how many and why.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from streamserve.kafka.embedded import EmbeddedKafka
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NO_TORCH = "PyTorch is not installed: scripts/test --torch installs it (5 GB) and runs these too"
 SERVICE_FIXTURES = {"kafka": "kafka", "kafka3": "kafka3", "kafka3_session": "kafka3", "redis_server": "redis"}
 
 
@@ -105,8 +107,14 @@ def embedded_kafka() -> Iterator[EmbeddedKafka]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the services that they use, so that `-m "not kafka3"` works without bookkeeping."""
+    """Mark tests by the services that they use, so that `-m "not kafka3"` works without bookkeeping.
+
+    Tests marked `torch` are left out where it is not installed; their modules import it inside fixtures and tests.
+    """
+    without_torch = importlib.util.find_spec("torch") is None
     for item in items:
+        if without_torch and item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason=NO_TORCH))
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in SERVICE_FIXTURES:
                 item.add_marker(SERVICE_FIXTURES[fixture])
