@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from streamserve.config.base import Name, Scalar, Settings
+from streamserve.config.base import Dtype, Name, Scalar, Settings, Sizes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-def _ascending(values: list[int]) -> list[int]:
-    if sorted(set(values)) != values or (values and values[0] < 1):
-        raise ValueError("give each size once, from 1 on, the smallest first")
-    return values
 
 
 class ModelSettings(Settings):
@@ -63,7 +57,7 @@ class EngineSettings(Settings):
     in_flight: int | None = Field(default=None, ge=1, le=4)
     """Batches inside the engine and around it at once; default 2 on a GPU, else 1. 2: while one is inferred, the next
     is decoded and the last encoded."""
-    batch_buckets: Annotated[list[int], AfterValidator(_ascending)] | None = None
+    batch_buckets: Sizes | None = None
     """Batch sizes that batches are padded up to; default powers of two on a GPU, else none."""
     cuda_graphs: bool = False
     """Record each shape bucket once as a CUDA graph and replay it; needs a GPU and a model of fixed control flow."""
@@ -88,10 +82,33 @@ class HookSettings(Settings):
     """The function in it."""
 
 
+class TensorSettings(Settings):
+    """A tensor that a hook takes or gives."""
+
+    dtype: Dtype = "float32"
+    """Type of its values."""
+    shape: list[int] = Field(min_length=1)
+    """Its axes; the first is the batch, -1 stands for any size."""
+
+
+class BeforeHookSettings(HookSettings):
+    """A Python function on the inputs of whole batches. Its code runs in the worker."""
+
+    inputs: dict[str, TensorSettings] | None = None
+    """What the features fill for it, where that is not the model's own inputs."""
+
+
+class AfterHookSettings(HookSettings):
+    """A Python function on the outputs of whole batches. Its code runs in the worker."""
+
+    outputs: dict[str, TensorSettings] | None = None
+    """What it gives, where that is not the model's own outputs."""
+
+
 class HooksSettings(Settings):
     """What is not declarative: functions before and after the model."""
 
-    before: HookSettings | None = None
+    before: BeforeHookSettings | None = None
     """Inputs (name -> array of n rows) to inputs, before the model."""
-    after: HookSettings | None = None
+    after: AfterHookSettings | None = None
     """Outputs (name -> array of n rows) to outputs, before `output.post`."""

@@ -32,6 +32,8 @@ Provenance = Literal["flag", "env", "file", "default"]
 _FOLDER_KEYS: tuple[Path, ...] = (
     ("model", "repository"),
     ("state_dir",),
+    ("hooks", "before", "path"),
+    ("hooks", "after", "path"),
     ("cache", "password_file"),
     ("drift", "pii_key_file"),
 )
