@@ -80,7 +80,7 @@ def render(exit_codes: Mapping[int, str]) -> str:
         for model in _models(field.annotation):
             title = f"{name} (one vector field)" if model is VectorSettings else name
             parts.append(_section(title, model, listed=model is FeatureSettings))
-    parts.append(_section("output.threshold.<name> (the long form)", ThresholdSettings))
+            parts += _nested(name, model)
     parts.append("## Exit codes\n\n| code | meaning |\n|---|---|")
     parts[-1] += "".join(f"\n| {code} | {meaning} |" for code, meaning in exit_codes.items())
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
@@ -90,6 +90,24 @@ def _section(title: str, model: type[BaseModel], *, listed: bool = False) -> str
     intro = (model.__doc__ or "").strip()
     more = " A list of these, in the order of the model's columns." if listed else ""
     return f"## {title}\n\n{intro}{more}\n\n{_table(model)}"
+
+
+def _nested(title: str, model: type[BaseModel]) -> Iterator[str]:
+    """The sections within a section, each under the path of its key."""
+    for name, field in model.model_fields.items():
+        key = f"{title}.{field.alias or name}"
+        path = f"{key}.<name>" if "mapping" in _words(field.annotation) else key
+        for inner in _models(field.annotation):
+            kind = inner.model_fields.get("kind")
+            form = (
+                f" (kind {_words(kind.annotation)})"
+                if kind
+                else " (the long form)"
+                if inner is ThresholdSettings
+                else ""
+            )
+            yield _section(path + form, inner)
+            yield from _nested(path, inner)
 
 
 def _kafka() -> str:
