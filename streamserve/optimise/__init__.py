@@ -1,0 +1,1 @@
+"""New versions of a model that are smaller or faster: each method, and how what it did is measured."""
