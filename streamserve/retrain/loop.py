@@ -1,0 +1,194 @@
+"""From a request to a version on trial: train, push, check, roll out, tell.
+
+Every step can be done again: a runner that died after the push finds its version in the repository by what it was made
+for, and goes on with the check.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from streamserve.clock import Clock
+from streamserve.config.rollout_settings import RetrainLoopSettings
+from streamserve.errors import StreamServeError
+from streamserve.registry.model import ModelVersion
+from streamserve.retrain.command import run_command
+from streamserve.retrain.requests import Request
+from streamserve.rollout.records import Canary, Command, Promote, Shadow
+from streamserve.telemetry.logs import Log
+
+Result = Literal["failed", "refused", "pushed", "shadow", "canary", "promoted"]
+THEN: Mapping[str, Result] = {"nothing": "pushed", "shadow": "shadow", "canary": "canary", "promote": "promoted"}
+WHO = "retrain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a check of a new version on recorded samples found.
+
+    Attributes:
+        problems: why it must not see traffic, in sentences; empty when it may.
+        rows: how many rows it was tried on.
+        figures: what was measured, by name.
+    """
+
+    problems: tuple[str, ...] = ()
+    rows: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrained:
+    """How a request ended.
+
+    Attributes:
+        result: what became of it.
+        version: the new version; empty when there is none.
+        why: what stopped it; empty when nothing did.
+        trial: what the check found.
+    """
+
+    result: Result
+    version: str = ""
+    why: str = ""
+    trial: Trial = Trial()
+
+
+class Repository(Protocol):
+    """What is needed of a repository of models."""
+
+    def versions(self, name: str) -> list[int]: ...
+    def resolve(self, name: str, version: str) -> ModelVersion: ...
+    def push(self, name: str, source: Path, *, trust: bool = False, created_from: str = "") -> ModelVersion: ...
+
+
+class Retrainer:
+    """Deals with requests, one at a time.
+
+    Args:
+        settings: the `retrain` block.
+        model: name of the model.
+        config_file: the pipeline's configuration, for the command and for relative paths.
+        repository: where versions go.
+        check: tries a version beside the stable one.
+        publish: gives a command to the workers; None where there are no rollouts.
+        stop: whether we are to end.
+    """
+
+    def __init__(
+        self,
+        settings: RetrainLoopSettings,
+        *,
+        model: str,
+        config_file: Path,
+        repository: Repository,
+        check: Callable[[ModelVersion], Trial],
+        publish: Callable[[Command], object] | None,
+        stop: Callable[[], bool],
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._config_file = config_file.resolve()
+        self._repository = repository
+        self._check = check
+        self._publish = publish
+        self._stop = stop
+        self._clock = clock
+        self._log = log
+
+    def handle(self, request: Request) -> Retrained:
+        """All steps; a failure is a result and not an exception, so that the next request is dealt with."""
+        self._log.info("retraining", reason=request.reason)
+        version = ""
+        try:
+            pushed = self._pushed_before(request) or self._train(request)
+            version = pushed.version
+            trial = self._tried(pushed)
+            if trial.problems:
+                return self._told(
+                    Retrained(result="refused", version=version, why="; ".join(trial.problems), trial=trial)
+                )
+            self._roll_out(version, request)
+            return self._told(Retrained(result=THEN[self._settings.then], version=version, trial=trial))
+        except StreamServeError as error:
+            return self._told(Retrained(result="failed", version=version, why=str(error)))
+
+    def _train(self, request: Request) -> ModelVersion:
+        with tempfile.TemporaryDirectory(prefix="streamserve-retrain-") as folder:
+            out, asked = Path(folder) / "out", Path(folder) / "request.json"
+            out.mkdir()
+            asked.write_bytes(request.document)
+            run_command(
+                self._settings.command,
+                folder=self._config_file.parent / self._settings.folder,
+                variables={
+                    "STREAMSERVE_OUT": str(out),
+                    "STREAMSERVE_REQUEST": str(asked),
+                    "STREAMSERVE_CONFIG": str(self._config_file),
+                    "STREAMSERVE_MODEL": self._model,
+                    "STREAMSERVE_VERSION": request.version,
+                    "STREAMSERVE_REASON": request.reason,
+                    "STREAMSERVE_AT_MS": str(request.at_ms),
+                },
+                passed_on=self._settings.environment,
+                timeout_s=self._settings.timeout_s,
+                stop=self._stop,
+                line=lambda text: self._log.info("training", line=text),
+            )
+            return self._repository.push(self._model, out, trust=self._settings.trust, created_from=_made_for(request))
+
+    def _pushed_before(self, request: Request) -> ModelVersion | None:
+        """The version that an earlier life of ours made for this very request."""
+        newest = max(self._repository.versions(self._model), default=None)
+        if newest is None:
+            return None
+        found = self._repository.resolve(self._model, str(newest))
+        return found if found.manifest.source == _made_for(request) else None
+
+    def _tried(self, pushed: ModelVersion) -> Trial:
+        wanted = self._settings.check.metrics
+        measured = pushed.manifest.metrics
+        problems = [
+            f"its metric {name} is {measured[name]:g}, at least {least:g} is asked for (retrain.check.metrics)"
+            if name in measured
+            else f"its model.yaml has no metric {name} (retrain.check.metrics)"
+            for name, least in wanted.items()
+            if not measured.get(name, float("-inf")) >= least
+        ]
+        return Trial(problems=tuple(problems)) if problems else self._check(pushed)
+
+    def _roll_out(self, version: str, request: Request) -> None:
+        if self._publish is None or self._settings.then == "nothing":
+            return
+        at_ms = self._clock.epoch_ms()
+        told: dict[str, Any] = {
+            "id": f"retrain-{version}-{at_ms}",
+            "by": WHO,
+            "why": request.reason[:2000],
+            "at_ms": at_ms,
+        }
+        match self._settings.then:
+            case "shadow":
+                self._publish(Shadow(version=version, **told))
+            case "canary":
+                self._publish(Canary(version=version, weight=self._settings.weight, **told))
+            case _:
+                self._publish(Promote(version=version, **told))
+
+    def _told(self, how: Retrained) -> Retrained:
+        line = self._log.error if how.result == "failed" else self._log.info
+        line("retrained", result=how.result, version=how.version, why=how.why, rows=how.trial.rows, **how.trial.figures)
+        return how
+
+
+def _made_for(request: Request) -> str:
+    """What `model.yaml` says of where a version came from; tells requests apart."""
+    at = dt.datetime.fromtimestamp(request.at_ms / 1000, dt.UTC).isoformat(timespec="milliseconds")
+    return f"streamserve retrain: {request.reason} (asked {at})"
