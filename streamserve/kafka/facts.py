@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from streamserve.config.drift_topics import drift_topics
+from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
 from streamserve.kafka.clients import admin_properties, producer_properties
@@ -53,7 +54,11 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
     keys = "input.topics, output.topic or dead_letter.topic"
     if settings.drift is not None:
         outputs.append(drift_topics(settings).samples)
-        keys = "input.topics, output.topic, dead_letter.topic or drift.samples_topic"
+        keys += " or drift.samples_topic"
+    if settings.rollout is not None:
+        rollout = rollout_topics(settings)
+        outputs += [rollout.control, rollout.shadow]
+        keys += " or the names in the rollout block"
     wanted = [*settings.input.topics, *outputs]
     try:
         cluster = admin.list_topics(timeout=TIMEOUT_S)
@@ -82,13 +87,25 @@ def message_limits(admin: AdminClient, cluster: Any, topics: list[str]) -> dict[
         cluster: what it said of the cluster's metadata.
         topics: which exist.
     """
-    limits = dict.fromkeys(topics, DEFAULT_MAX_MESSAGE_BYTES)
+    configs = topic_configs(admin, cluster, topics)
+    return {name: int(configs[name].get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES)) for name in topics}
+
+
+def topic_configs(admin: AdminClient, cluster: Any, topics: list[str]) -> dict[str, dict[str, str]]:
+    """The configuration per topic, values as text; empty where we may not ask.
+
+    Args:
+        admin: asks.
+        cluster: what it said of the cluster's metadata.
+        topics: which exist.
+    """
+    configs: dict[str, dict[str, str]] = {topic: {} for topic in topics}
     if str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
-        return limits
+        return configs
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_S).items():
         try:
-            limits[resource.name] = int(future.result()["max.message.bytes"].value)
-        except (KafkaException, KeyError):
+            configs[resource.name] = {key: str(entry.value) for key, entry in future.result().items()}
+        except KafkaException:
             continue
-    return limits
+    return configs

@@ -10,6 +10,7 @@ The *revision* of a state is the offset of the command that made it.
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -18,11 +19,14 @@ import orjson
 from streamserve.batch import TopicPartition
 
 _Version = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,17}$")]
-_Text = Annotated[str, msgspec.Meta(max_length=2000)]
+_LONGEST_TEXT: Final = 2000
+_Text = Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=100)]
 _Weight = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 NONE: Final = -1
 """The revision before any command."""
+_Revision = Annotated[int, msgspec.Meta(ge=NONE)]
 
 
 class RecordError(ValueError):
@@ -52,7 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     by: _Text = ""
     why: _Text = ""
     at_ms: int = 0
-    expects: int | None = None
+    expects: _Revision | None = None
 
 
 class Promote(Record, frozen=True, kw_only=True, tag="promote"):
@@ -92,7 +96,7 @@ class Stop(Record, frozen=True, kw_only=True, tag="stop"):
 
 
 class Retire(Record, frozen=True, kw_only=True, tag="retire"):
-    """Drops what is warm and serves nothing: there is no rollback without a load after that."""
+    """Lets go of the version before the stable one: after that there is nothing to roll back to."""
 
 
 Command = Promote | Canary | Shadow | Experiment | Rollback | Stop | Retire
@@ -111,8 +115,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind
     """
 
     slot: _Text
-    revision: int
-    serving: int
+    revision: _Revision
+    serving: _Revision
     versions: tuple[str, ...] = ()
     error: _Text = ""
     took_ms: float = 0.0
@@ -123,9 +127,9 @@ class SwitchPoint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     """From `offset` of an input partition on, `revision` was in force, until the next switch point of the partition."""
 
     topic: str
-    partition: int
-    offset: int
-    revision: int
+    partition: _Count
+    offset: _Count
+    revision: _Revision
     slot: _Text = ""
 
     @property
@@ -134,12 +138,29 @@ class SwitchPoint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
 
 AnyRecord = Command | Acknowledgement | SwitchPoint
+_ACKNOWLEDGEMENT: Final = b"ack/"
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
 
 
+def new_id() -> str:
+    """An id that no other command has. It must not be used twice: compaction would drop the first command."""
+    return uuid.uuid4().hex
+
+
+def text(value: object) -> str:
+    """Any text, such as that of an error, made to fit into a record."""
+    whole = str(value).encode("utf-8", "replace").decode()
+    return whole if len(whole) <= _LONGEST_TEXT else whole[: _LONGEST_TEXT - 3] + "..."
+
+
 def encode(record: AnyRecord) -> tuple[bytes, bytes]:
-    """Key and value."""
-    return _key(record).encode(), orjson.dumps(msgspec.to_builtins(record))
+    """Key and value. Raises: RecordError when no reader would take it, which a struct that is made does not check."""
+    try:
+        value = orjson.dumps(msgspec.to_builtins(record))
+    except (TypeError, UnicodeEncodeError) as error:
+        raise RecordError(f"not a rollout record: {error}") from error
+    decode(value)
+    return _key(record).encode(), value
 
 
 def decode(value: bytes) -> AnyRecord:
@@ -152,7 +173,14 @@ def decode(value: bytes) -> AnyRecord:
 
 def acknowledgement_key(slot: str) -> bytes:
     """The key of a slot's acknowledgements."""
-    return f"ack/{slot}".encode()
+    return _ACKNOWLEDGEMENT + slot.encode()
+
+
+def acknowledged_slot(key: bytes | None) -> str | None:
+    """The slot of a key, as `acknowledgement_key` made it; None for any other key."""
+    if key is None or not key.startswith(_ACKNOWLEDGEMENT):
+        return None
+    return key.removeprefix(_ACKNOWLEDGEMENT).decode("utf-8", "replace")
 
 
 def _key(record: AnyRecord) -> str:

@@ -31,7 +31,6 @@ class RolloutState:
         canary, weight: version with a share of the keys.
         shadow: version that scores the same batches beside.
         experiment, arms: name and sides of an A/B test; the first arm is the control.
-        warm: versions that served and serve no more, kept loaded for a rollback.
     """
 
     revision: int = NONE
@@ -42,7 +41,6 @@ class RolloutState:
     shadow: str | None = None
     experiment: str | None = None
     arms: tuple[Arm, ...] = ()
-    warm: frozenset[str] = frozenset()
 
     @property
     def active(self) -> bool:
@@ -50,16 +48,23 @@ class RolloutState:
         return self.canary is not None or self.experiment is not None
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """The version of each side of the split: one, when there is none."""
+        if self.experiment is not None:
+            return tuple(arm.version for arm in self.arms)
+        return tuple(version for version in (self.stable, self.canary) if version is not None)
+
+    @property
     def serving(self) -> tuple[str, ...]:
-        """Versions whose predictions are produced, the stable one first, then shadow."""
+        """Versions whose predictions are produced, the stable one first, the shadow last."""
         named = (self.stable, self.canary, *(arm.version for arm in self.arms), self.shadow)
         return tuple(dict.fromkeys(version for version in named if version is not None))
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Versions to have loaded and warm: those that serve, then those a rollback may want."""
+        """Versions to have loaded and warm: those that serve, then the one that a rollback goes back to."""
         behind = [self.previous] if self.previous is not None else []
-        return tuple(dict.fromkeys([*self.serving, *behind, *sorted(self.warm)]))
+        return tuple(dict.fromkeys([*self.serving, *behind]))
 
 
 class Refused(Exception):
@@ -75,13 +80,13 @@ def apply(state: RolloutState, command: Command, revision: int) -> RolloutState:
     if command.expects is not None and command.expects != state.revision:
         raise Refused(
             f"it was meant for revision {command.expects}, and by then {state.revision} was in force; look at"
-            " `streamserve model list` and give it again if it is still wanted"
+            " `streamserve model status` and give it again if it is still wanted"
         )
     if state.stable is None and not isinstance(command, Promote):
         raise Refused("no version is stable yet: start a worker, or promote a version first")
-    after = _after(state, command)
-    kept = frozenset(state.warm | set(state.serving)) if not isinstance(command, Retire) else frozenset[str]()
-    return replace(after, revision=revision, warm=kept - set(after.serving) - {after.previous or ""})
+    after = replace(_after(state, command), revision=revision)
+    # A version that answers needs no shadow of itself.
+    return replace(after, shadow=None) if after.shadow in {after.stable, *after.sides} else after
 
 
 def _after(state: RolloutState, command: Command) -> RolloutState:
@@ -93,23 +98,22 @@ def _after(state: RolloutState, command: Command) -> RolloutState:
                 _ended(state),
                 stable=version,
                 previous=state.previous if version == state.stable else state.stable,
-                shadow=None if state.shadow == version else state.shadow,
             )
         case Canary(version=version, weight=weight):
             if version == state.stable:
                 raise Refused(f"version {version} is the stable one already")
             if state.experiment is not None:
                 raise Refused(f"experiment {state.experiment} is running; stop it first")
-            return replace(
-                state, canary=version, weight=weight, shadow=None if state.shadow == version else state.shadow
-            )
+            return replace(state, canary=version, weight=weight)
         case Shadow(version=version):
-            if version in {state.stable, state.canary, *(arm.version for arm in state.arms)}:
+            if version in {state.stable, *state.sides}:
                 raise Refused(f"version {version} serves already; a shadow must be another one")
             return replace(state, shadow=version)
         case Experiment(name=name, arms=arms):
             if state.canary is not None:
                 raise Refused(f"version {state.canary} is on canary; promote it or roll it back first")
+            if state.experiment is not None:
+                raise Refused(f"experiment {state.experiment} is running; stop it first")
             _check_arms(arms)
             return replace(state, experiment=name, arms=arms)
         case Rollback():
@@ -119,11 +123,11 @@ def _after(state: RolloutState, command: Command) -> RolloutState:
                 raise Refused("there is no version to go back to")
             return replace(state, stable=state.previous, previous=state.stable)
         case Stop(what=what):
-            if (state.canary, state.shadow, state.experiment)[("canary", "shadow", "experiment").index(what)] is None:
+            if {"canary": state.canary, "shadow": state.shadow, "experiment": state.experiment}[what] is None:
                 raise Refused(f"there is no {what} to stop")
             return replace(state, shadow=None) if what == "shadow" else _ended(state)
         case Retire():
-            if state.previous is None and not state.warm:
+            if state.previous is None:
                 raise Refused("nothing is kept warm")
             return replace(state, previous=None)
 
