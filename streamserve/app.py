@@ -222,16 +222,16 @@ def build_sampler(
     if settings.drift is None:
         return None
     from streamserve.config.pii_key import pii_key
-    from streamserve.drift.sampler import Sampler
+    from streamserve.drift.sampler import SampledVersion, Sampler
     from streamserve.registry.references import FolderReferences
 
     topic = drift_topics(settings).samples
     reference = FolderReferences(settings.model.repository).find(files.name, files.version)
+    sampled = SampledVersion(outputs=signature.outputs, reference=reference.hash if reference is not None else "")
     return Sampler.of(
         settings,
         settings.drift,
-        signature.outputs,
-        reference=reference.hash if reference is not None else "",
+        lambda _version: sampled,
         secret=pii_key(settings.drift, os.environ),
         partitions=facts.partitions[topic],
         max_bytes=facts.max_bytes[topic],

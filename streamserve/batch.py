@@ -184,6 +184,13 @@ class _HeaderRows:
         return self.whole()[self.start : self.stop]
 
 
+def ragged(flat: Tensor, lengths: I64) -> Tensor:
+    """Rows of different lengths: object[m] whose row i is the i-th of the pieces, `lengths[i]` long, of `flat`."""
+    ends = lengths.cumsum().tolist()
+    starts = [0, *ends[:-1]]
+    return np.fromiter((flat[start:end] for start, end in zip(starts, ends, strict=False)), object, len(ends))
+
+
 Column = Tensor | list[str | None]
 """One field of all events: a numpy array (NaN = missing in float columns), or strings with None = missing."""
 
@@ -199,7 +206,8 @@ class EventBatch:
         entity: entity key per event, or None where there is none.
         event_time_ms: epoch milliseconds per event.
         fields: name -> column of length m. Numeric columns are float64 or int64 arrays in which NaN stands for
-            missing, string columns are lists in which None does. A vector field is float32[m, size].
+            missing, string columns are lists in which None does. A vector field is float32[m, size], a sequence
+            object[m] of arrays, None where it is missing.
     """
 
     origin: RecordBatch
@@ -230,7 +238,11 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureBatch:
-    """Events as the model wants them: `inputs[name]` is array[m, ...], C-contiguous, in the model's dtype."""
+    """Events as the model wants them: `inputs[name]` is array[m, ...], C-contiguous, in the model's dtype.
+
+    Sequences are object[m] of arrays in the model's dtype, one axis and any length each: they are padded around the
+    engine, where it is known which rows go in together.
+    """
 
     events: EventBatch
     inputs: Tensors
@@ -379,11 +391,13 @@ class SampleBatch:
     Attributes:
         predictions: events, outputs and who predicted.
         row: rows of the origin whose predictions are produced, ascending.
+        routed: rows of the origin that went to this model, predicted or rejected, ascending; None: all of them.
         gone: partitions that are no longer ours; their rows are not sampled.
     """
 
     predictions: PredictionBatch
     row: list[int]
+    routed: list[int] | None = None
     gone: frozenset[TopicPartition] = frozenset()
 
     def without(self, stale: set[TopicPartition]) -> SampleBatch:

@@ -1,15 +1,15 @@
 """Selected rows of several batches to chunks, and a chunk to messages that its topic takes.
 
-One chunk a model version. A chunk that is too large is cut; a row too large by itself is left out, for the worker could
-never commit past it.
+One chunk a model version, however its batches alternate with those of other versions. A chunk that is too large is cut;
+a row too large by itself is left out, for the worker could never commit past it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,20 @@ from streamserve.drift.sampled_columns import SampledColumns, SampledRows, posit
 from streamserve.drift.selection import Selection, Spans
 
 T = TypeVar("T")
+Part = tuple[Selection, Sequence[Reject]]
+"""What is selected of a batch, and its rejects."""
+
+
+class VersionPlan(NamedTuple):
+    """What a model version's chunks hold.
+
+    Attributes:
+        columns: what is taken of a row.
+        reference: hash of the reference beside the version, or empty.
+    """
+
+    columns: SampledColumns
+    reference: str
 
 
 class Assembly:
@@ -27,8 +41,7 @@ class Assembly:
 
     Args:
         pipeline: its name.
-        reference: hash of the reference beside the model version, or empty.
-        columns: what is taken of a row.
+        plans: by model version.
         personal: what of it is hashed.
         dropped: of `id` and `key` what is not taken.
     """
@@ -37,14 +50,12 @@ class Assembly:
         self,
         *,
         pipeline: str,
-        reference: str,
-        columns: SampledColumns,
+        plans: Callable[[str], VersionPlan],
         personal: Personal,
         dropped: Collection[str] = (),
     ) -> None:
         self._pipeline = pipeline
-        self._reference = reference
-        self._columns = columns
+        self._plans = plans
         self._personal = personal
         self._with_id = "id" not in dropped
         self._with_key = "key" not in dropped
@@ -52,7 +63,7 @@ class Assembly:
     def chunks(
         self, selections: Sequence[Selection], rejects: Sequence[Sequence[Reject]], level: int, now_ms: int
     ) -> Iterator[SampleChunk]:
-        """The chunks of a transaction, in order; none of nothing.
+        """The chunks of a transaction, by version and then in order; none of nothing.
 
         Records of which none was drawn are covered too, for whoever counts what was consumed.
 
@@ -62,42 +73,28 @@ class Assembly:
             level: about one row in 2^level was selected.
             now_ms: the worker's wall clock.
         """
-        for start, stop in self._alike(selections):
-            chunk = self._chunk(selections[start:stop], rejects[start:stop], level, now_ms)
-            if len(chunk) or chunk.rejects or (level and chunk.spans):
-                yield chunk
+        for version, parts in _by_version(zip(selections, rejects, strict=True)).items():
+            plan = self._plans(version)
+            for start, stop in _alike([selection for selection, _ in parts], plan.columns):
+                chunk = self._chunk(plan, parts[start:stop], level, now_ms)
+                if len(chunk) or chunk.rejects or (level and chunk.spans):
+                    yield chunk
 
-    def _alike(self, selections: Sequence[Selection]) -> Iterator[tuple[int, int]]:
-        """Runs of batches of one model version whose columns can be joined; those without rows fit any."""
-        start, model, shape = 0, None, None
-        for number, (batch, _, rows) in enumerate(selections):
-            own_model = batch.predictions.model
-            own_shape = self._columns.shape(batch.predictions) if rows else None
-            parts = own_shape is not None and shape is not None and own_shape != shape
-            if number > start and (own_model != model or parts):
-                yield start, number
-                start, shape = number, None
-            model, shape = own_model, shape or own_shape
-        if selections:
-            yield start, len(selections)
-
-    def _chunk(
-        self, selections: Sequence[Selection], rejects: Sequence[Sequence[Reject]], level: int, now_ms: int
-    ) -> SampleChunk:
-        spans = _merged(selections)
-        rows = _Rows({place: number for number, place in enumerate(spans)}, self._columns)
-        for selection in selections:
+    def _chunk(self, plan: VersionPlan, parts: Sequence[Part], level: int, now_ms: int) -> SampleChunk:
+        spans = _merged([selection for selection, _ in parts])
+        rows = _Rows({place: number for number, place in enumerate(spans)}, plan.columns)
+        for selection, _ in parts:
             if selection.rows:
                 rows.add(selection)
-        model = selections[0].batch.predictions.model
-        counts = Counter((reject.stage, reject.reason, reject.feature) for each in rejects for reject in each)
+        model = parts[0][0].batch.predictions.model
+        counts = Counter((reject.stage, reject.reason, reject.feature) for _, each in parts for reject in each)
         n = len(rows.offset)
         return SampleChunk(
             pipeline=self._pipeline,
             model=model.name,
             version=model.version,
             role=model.role,
-            reference=self._reference,
+            reference=plan.reference,
             spans=tuple(spans.values()),
             span=np.array(rows.span, dtype=np.uint32),
             offset=np.array(rows.offset, dtype=np.int64),
@@ -116,6 +113,29 @@ class Assembly:
         for name in self._personal.hashed.intersection(written):
             written[name] = self._personal.column(name, written[name])
         return written
+
+
+def _by_version(parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """The parts of each model version, in order."""
+    found: dict[str, list[Part]] = {}
+    for part in parts:
+        found.setdefault(part[0].batch.predictions.model.version, []).append(part)
+    return found
+
+
+def _alike(selections: Sequence[Selection], columns: SampledColumns) -> Iterator[tuple[int, int]]:
+    """Runs of batches of one role whose columns can be joined; those without rows fit any."""
+    start, role, shape = 0, None, None
+    for number, (batch, _, rows) in enumerate(selections):
+        own_role = batch.predictions.model.role
+        own_shape = columns.shape(batch.predictions) if rows else None
+        parts = own_shape is not None and shape is not None and own_shape != shape
+        if number > start and (own_role != role or parts):
+            yield start, number
+            start, shape = number, None
+        role, shape = own_role, shape or own_shape
+    if selections:
+        yield start, len(selections)
 
 
 def cut(chunk: SampleChunk, max_bytes: int) -> Iterator[tuple[bytes, int]]:

@@ -8,20 +8,35 @@ transaction, over all its batches: the compute thread pays nothing, and numpy's 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from streamserve.batch import OutboundBatch, Reject, SampleBatch, SampleRecords
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.settings import PipelineSettings
-from streamserve.drift.assembly import Assembly, cut
+from streamserve.drift.assembly import Assembly, VersionPlan, cut
 from streamserve.drift.java_partition import java_partition
 from streamserve.drift.levels import EveryRow, Levels, LoadLevels
 from streamserve.drift.personal import Personal
 from streamserve.drift.sampled_columns import SampledColumns
-from streamserve.drift.selection import Selector
+from streamserve.drift.selection import Selector, origins
 from streamserve.ports import TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledVersion:
+    """What the sampler must know of a model version.
+
+    Attributes:
+        outputs: what its predictions hold.
+        reference: hash of the reference beside it, or empty.
+    """
+
+    outputs: Sequence[TensorSpec]
+    reference: str = ""
 
 
 class Sampler:
@@ -49,9 +64,8 @@ class Sampler:
         cls,
         settings: PipelineSettings,
         drift: DriftSettings,
-        outputs: Sequence[TensorSpec],
+        versions: Callable[[str], SampledVersion],
         *,
-        reference: str,
         secret: bytes,
         partitions: int,
         max_bytes: int,
@@ -62,18 +76,22 @@ class Sampler:
         Args:
             settings: the pipeline.
             drift: its `drift` block.
-            outputs: of the model's signature.
-            reference: hash of the reference beside the model version, or empty.
+            versions: what there is to know of a model version; asked once each, by the write thread.
             secret: key of the hashes of personal values; may be empty when nothing is hashed.
             partitions: of the samples topic.
             max_bytes: largest record it takes.
             owned_share: share of the input's partitions that are ours now, over 0 and up to 1.
         """
         budget = drift.samples_per_s
+
+        @functools.cache
+        def plan(version: str) -> VersionPlan:
+            known = versions(version)
+            return VersionPlan(SampledColumns.of(settings, drift, known.outputs), known.reference)
+
         assembly = Assembly(
             pipeline=settings.pipeline,
-            reference=reference,
-            columns=SampledColumns.of(settings, drift, outputs),
+            plans=plan,
             personal=Personal(secret, [name for name, fate in drift.pii.items() if fate == "hash"]),
             dropped=[name for name, fate in drift.pii.items() if fate == "drop"],
         )
@@ -91,13 +109,13 @@ class Sampler:
         """The chunks of a transaction; None when there is nothing to tell.
 
         Args:
-            batches: in order, each with its rejects.
+            batches: in order, each with its rejects; several of the same records when several versions answered.
             now_s: monotonic seconds.
             now_ms: the worker's wall clock.
         """
         if not batches:
             return None
-        level = self._levels.next(sum(len(batch.predictions.events.origin) for batch, _ in batches), now_s)
+        level = self._levels.next(sum(map(len, origins(batch for batch, _ in batches))), now_s)
         selections = self._selector.select([batch for batch, _ in batches], level)
         keys: list[bytes | None] = []
         values: list[bytes | None] = []

@@ -1,5 +1,9 @@
 """Which rows of a transaction's batches are sampled, and which part of the input the batches cover.
 
+While several versions answer, a batch of records comes as several batches of samples, one a version. Each covers all of
+the records, since marks are kept per version and the next chunk of it continues there; what was consumed is told by
+that version alone which the record went to.
+
 The draws of all rows are computed at once, when the transaction is complete: with one call a batch they cost three
 times as much, because numpy's own code leaves the processor's caches in between. For the same reason the offsets of a
 batch that has no gaps are not read but counted.
@@ -9,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeVar
 
@@ -45,19 +49,22 @@ class Selector:
 
     def select(self, batches: Sequence[SampleBatch], level: int) -> list[Selection]:
         """What is sampled of each batch when about one row in 2^level is."""
-        records = [batch.predictions.events.origin for batch in batches]
+        records = origins(batches)
         ends = [each.next_positions() for each in records]
-        rows = self._drawn(batches, records, ends, level) if level else [batch.row for batch in batches]
+        rows: Sequence[Sequence[int]] = [batch.row for batch in batches]
+        if level:
+            drawn = dict(zip(map(id, records), self._drawn(records, ends, level), strict=True))
+            rows = [_predicted(batch, drawn[_origin(batch)]) for batch in batches]
         if any(batch.gone for batch in batches):
             rows = [_ours(batch, mine) for batch, mine in zip(batches, rows, strict=True)]
+        end = dict(zip(map(id, records), ends, strict=True))
         return [
-            Selection(batch, _spans(batch, end), mine) for batch, end, mine in zip(batches, ends, rows, strict=True)
+            Selection(batch, _spans(batch, end[_origin(batch)]), mine)
+            for batch, mine in zip(batches, rows, strict=True)
         ]
 
-    def _drawn(
-        self, batches: Sequence[SampleBatch], records: Sequence[RecordBatch], ends: Sequence[Positions], level: int
-    ) -> list[Sequence[int]]:
-        """The predicted rows of each batch that belong to the level."""
+    def _drawn(self, records: Sequence[RecordBatch], ends: Sequence[Positions], level: int) -> list[list[int]]:
+        """The rows of each batch of records that belong to the level."""
         sizes = [len(each) for each in records]
         starts = list(accumulate(sizes, initial=0))
         drawn = draws(self._seeds_of(records, ends, sizes, starts), _offsets(records, ends, sizes, starts))
@@ -65,8 +72,8 @@ class Selector:
         edges = np.searchsorted(rows, starts).tolist()
         found = rows.tolist()
         return [
-            _predicted(batch, [row - start for row in found[begin:end]])
-            for batch, start, (begin, end) in zip(batches, starts, pairwise(edges), strict=False)
+            [row - start for row in found[begin:end]]
+            for start, (begin, end) in zip(starts, pairwise(edges), strict=False)
         ]
 
     def _seeds_of(
@@ -97,6 +104,16 @@ class Selector:
         return seed
 
 
+def origins(batches: Iterable[SampleBatch]) -> list[RecordBatch]:
+    """The records of the batches in order, each once: several versions may have rows of the same."""
+    records = (batch.predictions.events.origin for batch in batches)
+    return list({id(each): each for each in records}.values())
+
+
+def _origin(batch: SampleBatch) -> int:
+    return id(batch.predictions.events.origin)
+
+
 def _offsets(records: Sequence[RecordBatch], ends: Sequence[Positions], sizes: list[int], starts: list[int]) -> I64:
     """The offset of every row of these batches."""
     before = [each.offset[0] - start for each, start in zip(records, starts, strict=False)]
@@ -124,15 +141,18 @@ def _ours(batch: SampleBatch, rows: Sequence[int]) -> Sequence[int]:
 
 def _spans(batch: SampleBatch, ends: Positions) -> Spans:
     """First offset, end and count of each partition of the batch's records that is still ours."""
-    records = batch.predictions.events.origin
+    records, routed = batch.predictions.events.origin, batch.routed
     if len(ends) == 1:
-        found = [Span(p.topic, p.partition, records.offset[0], end, len(records)) for p, end in ends.items()]
+        count = len(records) if routed is None else len(routed)
+        found = [Span(p.topic, p.partition, records.offset[0], end, count) for p, end in ends.items()]
     elif _one_topic(ends):
-        first, count = _firsts(records.partition, records.offset)
-        found = [Span(p.topic, p.partition, first[p.partition], end, count[p.partition]) for p, end in ends.items()]
+        numbers = records.partition
+        first, counts = _first(numbers, records.offset), _count(numbers, routed)
+        found = [Span(p.topic, p.partition, first[p.partition], end, counts[p.partition]) for p, end in ends.items()]
     else:
-        firsts, counts = _firsts(list(zip(records.topic, records.partition, strict=True)), records.offset)
-        found = [Span(p.topic, p.partition, firsts[p], end, counts[p]) for p, end in ends.items()]
+        places = list(zip(records.topic, records.partition, strict=True))
+        first_of, count_of = _first(places, records.offset), _count(places, routed)
+        found = [Span(p.topic, p.partition, first_of[p], end, count_of[p]) for p, end in ends.items()]
     return {place: span for place, span in zip(ends, found, strict=True) if place not in batch.gone}
 
 
@@ -140,6 +160,11 @@ def _one_topic(ends: Positions) -> bool:
     return len({place.topic for place in ends}) == 1
 
 
-def _firsts(places: list[K], offset: list[int]) -> tuple[dict[K, int], Counter[K]]:
-    """The first offset and the count of each place."""
-    return dict(zip(reversed(places), reversed(offset), strict=True)), Counter(places)
+def _first(places: list[K], offset: list[int]) -> dict[K, int]:
+    """The first offset of each place."""
+    return dict(zip(reversed(places), reversed(offset), strict=True))
+
+
+def _count(places: list[K], routed: list[int] | None) -> Counter[K]:
+    """How many records of each place, or of its records that went to one model."""
+    return Counter(places if routed is None else [places[row] for row in routed])

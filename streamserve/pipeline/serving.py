@@ -74,14 +74,17 @@ class Deployment:
     revision: int = NO_REVISION
 
     def parts(self, events: EventBatch) -> list[tuple[Route, EventBatch]]:
-        """The events of each route that has any; all of them, as they are, on the only one."""
+        """The events of each route that has any; all of them, as they are, on the only one.
+
+        The first route always has a part, if an empty one: records that did not decode are counted as its.
+        """
         if self.split is None:
             return [(self.routes[0], events)]
         sides = self.split.sides(_sticky_keys(events))
         return [
             (route, events.take(rows) if len(rows) < len(events) else events)
             for side, route in enumerate(self.routes)
-            if len(rows := _rows(sides, side))
+            if len(rows := _rows(sides, side)) or side == 0
         ]
 
 

@@ -58,6 +58,7 @@ class ScoredLeg:
         metrics: its own.
         row: rows of the records whose predictions are produced, ascending.
         rejects: the other rows of it.
+        inferred: how many rows the model got in one call, and `infer_s`, how many seconds that took.
         samples: what the drift monitor's samples are taken of, when there is one.
     """
 
@@ -65,6 +66,8 @@ class ScoredLeg:
     metrics: WorkerMetrics
     row: list[int]
     rejects: list[Reject]
+    inferred: int = 0
+    infer_s: float = 0.0
     samples: SampleBatch | None = None
 
     def without(self, keep: set[int], stale: set[TopicPartition]) -> ScoredLeg:
@@ -251,13 +254,15 @@ class Stages:
                     caches.append(self._cache_entries(made.events, outbound))
             if rejects:
                 letters.append(self._reject_encoders(leg.route.identity).encode(records, rejects))
-            samples = SampleBatch(predictions=made, row=outbound.row) if self._sampled else None
+            samples = _samples(made, outbound.row, rejects, alone=len(job.legs) == 1) if self._sampled else None
             legs.append(
                 ScoredLeg(
                     model=leg.route.identity,
                     metrics=leg.route.model.metrics,
                     row=outbound.row,
                     rejects=rejects,
+                    inferred=len(leg.features),
+                    infer_s=leg.predictions.infer_s if leg.predictions is not None else 0.0,
                     samples=samples,
                 )
             )
@@ -323,6 +328,12 @@ def _enriched(route: Route, events: EventBatch) -> Leg:
         rejects = rejects + bad
     model.metrics.enrich_seconds.observe(perf_counter() - start_s)
     return Leg(route, features, rejects)
+
+
+def _samples(predictions: PredictionBatch, row: list[int], rejects: list[Reject], *, alone: bool) -> SampleBatch:
+    """What is sampled of a leg; of the only one, which has all rows, no list of them is made."""
+    routed = None if alone else sorted([*row, *(reject.row for reject in rejects)])
+    return SampleBatch(predictions=predictions, row=row, routed=routed)
 
 
 def _merged(parts: list[OutboundBatch]) -> list[OutboundBatch]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.batch import ModelIdentity, Reject, TopicPartition
+from streamserve.batch import ModelIdentity, PredictionBatch, Reject, SampleBatch, TopicPartition
 from streamserve.drift.chunk import MAX_TIME_MS, RejectCount, Span, decode
 from streamserve.drift.java_partition import java_partition
 from streamserve.drift.levels import draws, kept, stream_seed
 from streamserve.drift.marks import Marks
 from streamserve.drift.personal import Personal
-from streamserve.drift.sampler import Sampler
+from streamserve.drift.sampler import SampledVersion, Sampler
+from streamserve.ports import TensorSpec
 from streamserve.testing import memory_settings
 from tests.memory import DOUBLE
 from tests.unit.drift.scored import MODEL, batch, line, placed
 
 NOW_MS = 1_700_000_000_000
+REFERENCES = {"3": "abc", "4": "def", "5": ""}
 
 
 class Fixed:
@@ -41,8 +44,7 @@ def sampler(*, max_bytes=1 << 20, x="float32", more=(), share=1.0, secret=b"secr
     return Sampler.of(
         settings,
         settings.drift,
-        DOUBLE.outputs,
-        reference="abc",
+        lambda version: SampledVersion(outputs=DOUBLE.outputs, reference=REFERENCES[version]),
         secret=secret,
         partitions=4,
         max_bytes=max_bytes,
@@ -59,6 +61,12 @@ def sampled(*batches, rejects=(), **how):
 def chunks(*batches, **how):
     found = sampled(*batches, **how)
     return [] if found is None else [decode(value) for value in found.outbound.value]
+
+
+def belongs(place, level):
+    """By the definition, one row at a time."""
+    topic, partition, offset = place
+    return len(kept(draws(np.uint64(stream_seed(topic, partition)), np.array([offset])), level)) == 1
 
 
 def places(chunk):
@@ -139,6 +147,110 @@ def test_model_versions_have_chunks_of_their_own():
         ("4", "canary", line(0, 3, 2)),
     ]
     assert found[0].spans == (Span("t", 0, 0, 3, 3),)
+    assert [chunk.reference for chunk in found] == ["abc", "def"]
+
+
+def split(whole, sides):
+    """The legs of a batch of which every event that decoded is routed by `sides`; the first has what did not decode."""
+    events, outputs = whole.predictions.events, whole.predictions.outputs
+    decoded = set(events.row)
+    undecoded = [row for row in range(len(events.origin)) if row not in decoded]
+    for side, version in enumerate(sorted(REFERENCES)):
+        at = [i for i, row in enumerate(events.row) if sides[row] == side]
+        mine = [events.row[i] for i in at]
+        if not at and side:
+            continue
+        yield SampleBatch(
+            predictions=PredictionBatch(
+                events=events.take(at),
+                outputs={name: values[at] for name, values in outputs.items()},
+                model=ModelIdentity(name="delay", version=version, role="canary" if side else "stable"),
+            ),
+            row=[row for row in mine if row in whole.row],
+            routed=sorted(mine + (undecoded if not side else [])),
+        )
+
+
+@given(st.data(), st.integers(0, 3))
+def test_whatever_the_split_every_row_is_in_the_chunk_of_the_version_that_scored_it_and_told_once(data, level):
+    thinned = sampler()
+    thinned._levels = Fixed(level)
+    marks, position, wanted, found, consumed = Marks(), dict.fromkeys(range(2), 0), {}, {}, Counter()
+    for _ in range(data.draw(st.integers(1, 3))):
+        legs = []
+        for _ in range(data.draw(st.integers(1, 4))):
+            rows = []
+            for partition in data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=12)):
+                rows.append(("t", partition, position[partition]))
+                position[partition] += 1
+            rejected = data.draw(st.sets(st.integers(0, len(rows) - 1)))
+            bad = data.draw(st.sets(st.sampled_from(sorted(rejected)))) if rejected else set()
+            sides = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+            legs += split(batch(rows, bad=bad, unwritten=rejected - bad), sides)
+            for row, place in enumerate(rows):
+                if row not in rejected and belongs(place, level):
+                    wanted[place] = str(3 + sides[row])
+        records = thinned.sample([(leg, ()) for leg in legs], 0.0, NOW_MS)
+        told = [decode(value) for value in records.outbound.value] if records is not None else []
+        assert len({chunk.version for chunk in told}) == len(told), "one chunk a version"
+        for chunk in told:
+            assert chunk.reference == REFERENCES[chunk.version]
+            assert chunk.role == ("stable" if chunk.version == "3" else "canary")
+            fresh, spans = marks.take(chunk)
+            assert fresh.all()
+            assert all(spans), "marks of a version take every chunk of it"
+            for place in places(chunk):
+                assert place not in found
+                found[place] = chunk.version
+            for span in chunk.spans:
+                consumed[span.partition] += span.consumed
+    assert found == wanted
+    if level:  # at level 0 a version whose rows were all rejected says so by its rejects, which are none here
+        assert consumed == Counter({partition: count for partition, count in position.items() if count})
+
+
+def test_the_load_counts_a_record_once_however_many_versions_answer():
+    class Noting(Fixed):
+        def next(self, rows, now_s):
+            self.rows = rows
+            return 0
+
+    noting = sampler()
+    noting._levels = Noting(0)
+    whole = batch(line(0, 0, 9))
+    noting.sample([(leg, ()) for leg in split(whole, [0, 1, 2] * 3)], 0.0, NOW_MS)
+    assert noting._levels.rows == 9
+
+
+def test_a_role_that_changes_within_a_transaction_begins_another_chunk_of_the_version():
+    def scored(first, role):
+        return batch(line(0, first, 2), model=ModelIdentity(name="delay", version="4", role=role))
+
+    found = chunks(scored(0, "canary"), batch(line(0, 2, 2)), scored(4, "canary"), scored(6, "stable"))
+    assert [(chunk.version, chunk.role, [(s.first, s.end, s.consumed) for s in chunk.spans]) for chunk in found] == [
+        ("4", "canary", [(0, 6, 4)]),
+        ("4", "stable", [(6, 8, 2)]),
+        ("3", "stable", [(2, 4, 2)]),
+    ]
+
+
+def test_versions_with_other_outputs_have_columns_of_their_own():
+    outputs = {"3": DOUBLE.outputs, "4": (TensorSpec(name="z", dtype="float32", shape=(-1, 1)),)}
+    settings = memory_settings([{"name": "x"}], drift={"samples_per_s": "all"})
+    both = Sampler.of(
+        settings,
+        settings.drift,
+        lambda version: SampledVersion(outputs=outputs[version]),
+        secret=b"",
+        partitions=1,
+        max_bytes=1 << 20,
+        owned_share=lambda: 1.0,
+    )
+    newer = ModelIdentity(name="delay", version="4", role="canary")
+    other = batch(line(0, 2, 2), outputs={"z": np.zeros((2, 1), np.float32)}, model=newer)
+    records = both.sample([(batch(line(0, 0, 2)), ()), (other, ())], 0.0, NOW_MS)
+    columns = [list(decode(value).columns) for value in records.outbound.value]
+    assert columns == [["x", "output.y"], ["x", "output.z"]]
 
 
 def test_outputs_that_change_their_width_begin_another_chunk():

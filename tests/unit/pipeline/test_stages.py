@@ -23,8 +23,9 @@ from streamserve.batch import (
     TopicPartition,
 )
 from streamserve.errors import StreamServeError
-from streamserve.pipeline.serving import Fixed, LoadedModel, single
+from streamserve.pipeline.serving import Deployment, Fixed, LoadedModel, Route, single
 from streamserve.pipeline.stages import ScoredBatch, Stages
+from streamserve.rollout.split import Split
 from streamserve.telemetry.metrics import WorkerMetrics
 
 MODEL = ModelIdentity(name="m", version="1")
@@ -225,3 +226,50 @@ def test_a_scored_batch_is_a_value():
     batch = stages().score(records([b"good"]))
     assert isinstance(batch, ScoredBatch)
     assert batch.without(set()).outbound == batch.outbound
+
+
+def routed(split, *, sampled=True, **replaced):
+    """Stages of two versions, side 0 stable."""
+    metrics = WorkerMetrics(CollectorRegistry(), pipeline="p", model="m", version="1")
+    routes = tuple(
+        Route(
+            LoadedModel(
+                name="m",
+                version=version,
+                enricher=SimpleNamespace(enrich=enrich),
+                infer=SimpleNamespace(run=infer),
+                encoder=SimpleNamespace(encode=encode),
+                metrics=metrics,
+            ),
+            ModelIdentity(name="m", version=version, role=role),
+        )
+        for version, role in (("1", "stable"), ("2", "canary"))
+    )
+    return Stages(
+        decoder=SimpleNamespace(decode=decode),
+        deployments=Fixed(Deployment(routes=routes, split=split)),
+        reject_encoders=lambda _: SimpleNamespace(encode=letters),
+        max_output_bytes=100,
+        sampled=sampled,
+        **replaced,
+    )
+
+
+@given(st.lists(value, min_size=1, max_size=20), st.floats(0, 1))
+def test_every_row_is_in_one_leg_and_the_legs_samples_say_which(values, weight):
+    scored = routed(Split(b"", (1 - weight,))).score(records(values))
+    told = [leg.samples.routed for leg in scored.legs]
+    if told == [None]:
+        told = [list(range(len(values)))]
+    assert sorted(row for rows in told for row in rows) == list(range(len(values)))
+    for leg, rows in zip(scored.legs, told, strict=True):
+        assert rows == sorted([*leg.row, *(reject.row for reject in leg.rejects)])
+    undecodable = [row for row, each in enumerate(values) if each == b"decode"]
+    assert [reject.row for reject in scored.legs[0].rejects if reject.stage == "decode"] == undecodable
+    assert sum(leg.inferred for leg in scored.legs) == sum(each not in {b"decode", b"enrich"} for each in values)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_batch_of_which_nothing_decodes_is_the_stable_versions(weight):
+    scored = routed(Split(b"", (1 - weight,))).score(records([b"decode"] * 3))
+    assert [(leg.model.version, len(leg.rejects)) for leg in scored.legs] == [("1", 3)]
