@@ -236,6 +236,16 @@ class ModelFiles(Protocol):
         """The model file."""
         ...
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the model file and whatever it loads beside."""
+        ...
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs, by the file itself or by what was declared of it."""
+        ...
+
 
 class ModelStore(Protocol):
     """A repository of models."""

@@ -10,15 +10,14 @@ Custom operator libraries are never loaded, and the runtime's own fall back to t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from streamserve.batch import Tensor, Tensors
 from streamserve.config.engine_settings import EngineSettings
+from streamserve.engines.faults import OUT_OF_MEMORY, engine_error, short
+from streamserve.engines.warm_up import check_outputs, dummies, wrong_length
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.ports import Signature, TensorSpec
 
@@ -44,22 +43,6 @@ DTYPES = {
     "tensor(string)": "str",
 }
 """ONNX Runtime's names of types -> dtypes of a `TensorSpec`."""
-
-# The runtime has no error code for it: a failed allocation is FAIL or RUNTIME_EXCEPTION, and its text
-# alone tells (the words of its arena, of the C++ library, of CUDA, cuBLAS and cuDNN).
-OUT_OF_MEMORY = re.compile(
-    r"Failed to allocate memory|bad[ _]alloc|out of memory|ALLOC_FAILED|Could not allocate", re.IGNORECASE
-)
-# After one of these the CUDA context of the process is void, whatever batch comes next.
-DEVICE_FAULT = re.compile(
-    r"illegal (memory access|address|instruction)|misaligned address|device-side assert|launch failure"
-    r"|uncorrectable ECC|hardware stack error|CUDA failure (4|46|70[0-9]|71[0-9]|999)\b|DEVICE_?RESET",
-    re.IGNORECASE,
-)
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_SOURCE_PLACE = re.compile(r"/\S+\.(?:cc|cu|h|cuh):\d+ [^!]*?\) (?=\S)")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
-MESSAGE_CHARS = 300
 
 
 class OnnxEngine:
@@ -99,7 +82,7 @@ class OnnxEngine:
         rows = len(inputs[self._first_input])
         for value in values:
             if value.shape[:1] != (rows,):
-                raise EngineError(self._wrong_length(values, rows))
+                raise EngineError(wrong_length(self._outputs, values, rows))
         return dict(zip(self._outputs, values, strict=True))
 
     def warm(self, sizes: Sequence[int]) -> None:
@@ -111,53 +94,14 @@ class OnnxEngine:
         """
         for rows in sizes:
             try:
-                values = cast("list[Tensor]", self._run(self._outputs, self._dummies(rows)))
+                values = cast("list[Tensor]", self._run(self._outputs, dummies(self._signature, rows)))
             except Exception as error:
                 raise engine_error(error, f"warm-up with a batch of {rows} failed: ") from error
-            for spec, value in zip(self._signature.outputs, values, strict=True):
-                _check_output(spec, value, rows)
+            check_outputs(self._signature.outputs, values, rows)
 
     def close(self) -> None:
         """Let go of the session; the engine cannot infer any more. Idempotent."""
         self._run = _closed
-
-    def _dummies(self, rows: int) -> Tensors:
-        """Inputs that any model must take: `rows` of zeros (False, empty strings), other free axes 1 long."""
-        return {
-            spec.name: np.full(
-                (rows, *(1 if size < 0 else size for size in spec.shape[1:])),
-                "" if spec.dtype == "str" else 0,
-                dtype=object if spec.dtype == "str" else spec.dtype,
-            )
-            for spec in self._signature.inputs
-        }
-
-    def _wrong_length(self, values: Sequence[Tensor], rows: int) -> str:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in zip(self._outputs, values, strict=True))
-        return f"the model gave {shapes} for a batch of {rows}: the first axis must be the batch"
-
-
-def engine_error(error: Exception, prefix: str = "") -> EngineError:
-    """The one place where the runtime's exceptions are mapped.
-
-    Returns:
-        EngineOutOfMemory for want of memory; an EngineError marked `retryable` when the device is gone, so
-        that another process may succeed; an EngineError otherwise.
-    """
-    text = str(error)
-    message = prefix + _short(text)
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
-        return EngineOutOfMemory(message)
-    fault = type(error).__name__ == "DeviceReset" or DEVICE_FAULT.search(text) is not None
-    return EngineError(message, retryable=fault)
-
-
-def _short(text: str) -> str:
-    """A message of the runtime without its codes, source places and control characters."""
-    text = _SOURCE_PLACE.sub("", _PREFIX.sub("", text))
-    text = text.replace("Non-zero status code returned while running ", "")
-    text = _UNPRINTABLE.sub(" ", text).strip() or "inference failed"
-    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
 
 
 def _closed(*_: object) -> object:
@@ -179,13 +123,13 @@ def _session(path: str, settings: EngineSettings) -> onnxruntime.InferenceSessio
     except Exception as error:
         text = str(error)
         if OUT_OF_MEMORY.search(text):
-            raise EngineOutOfMemory(f"no memory to load {path}: {_short(text)}") from error
+            raise EngineOutOfMemory(f"no memory to load {path}: {short(text)}") from error
         if "is not a registered function/op" in text or "No opset import for domain" in text:
             raise ContractError(
                 f"{path} needs an operator that this ONNX Runtime lacks (custom operator libraries are not"
-                f" loaded): {_short(text)}"
+                f" loaded): {short(text)}"
             ) from error
-        raise ModelCorrupt(f"ONNX Runtime cannot load {path}: {_short(text)}") from error
+        raise ModelCorrupt(f"ONNX Runtime cannot load {path}: {short(text)}") from error
 
 
 def _options(options: onnxruntime.SessionOptions, settings: EngineSettings) -> onnxruntime.SessionOptions:
@@ -265,14 +209,3 @@ def _spec(node: onnxruntime.NodeArg, kind: str) -> TensorSpec:
         raise ContractError(f"{kind} {node.name!r} is a {node.type}: {remedy}")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(name=node.name, dtype=dtype, shape=shape)
-
-
-def _check_output(spec: TensorSpec, value: Tensor, rows: int) -> None:
-    """Hold an output of the warm-up against the batch and the declared signature."""
-    if value.shape[:1] != (rows,):
-        raise ContractError(
-            f"output {spec.name!r} has shape {list(value.shape)} for a batch of {rows}: its first axis must"
-            " be the batch; name the outputs to use, or export the model without this one"
-        )
-    if spec.shape and len(spec.shape) != value.ndim:
-        raise ContractError(f"output {spec.name!r} is declared {list(spec.shape)} and comes as {list(value.shape)}")

@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks import models
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines import build_engine, warm_sizes
-from streamserve.engines.onnx import OnnxEngine, engine_error
+from streamserve.engines.faults import engine_error
+from streamserve.engines.onnx import OnnxEngine
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.ports import TensorSpec
 
