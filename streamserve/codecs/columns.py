@@ -6,25 +6,27 @@ look; `problem` is that closer look, row by row. Both apply the same rules: what
 
 Columns: float features are float64 with NaN for missing. Integer and bool features are int64; with missing
 values float64 (NaN) as long as every value is exact there, else an object array with None, which is rare and
-slow. Strings are lists with None. A NaN that was *sent* is no missing value: it is rejected here as
-`non_finite`, except within a vector, where the enricher sees it. A vector is float32 or float64[m, size].
+slow. Strings are lists with None. A sequence is object[m]: in each row an array of float64, int64 or text, or None
+where it is missing. A NaN that was *sent* is no missing value: it is rejected here as
+`non_finite`, except within a vector or a sequence, where the enricher sees it. A vector is float32 or float64[m, size].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple, cast
 
 import numpy as np
 
-from streamserve.batch import F32, F64, Column, EventBatch, Reason, RecordBatch, Reject, Tensor
+from streamserve.batch import F32, F64, Column, EventBatch, Reason, RecordBatch, Reject, Tensor, ragged
 from streamserve.codecs.layout import EVENT_TIME_MAX_MS, EVENT_TIME_MIN_MS, EventLayout
 from streamserve.config.settings import VectorSettings
 
 Row = tuple[object, ...]
 """The fields of one event in the order of `EventLayout.names`."""
 EXACT_IN_FLOAT64 = 2**53
+_SEQUENCE_DTYPES: dict[str, type] = {"float32": np.float64, "float64": np.float64, "string": object}
 
 
 class Unfit(Exception):
@@ -56,7 +58,10 @@ def assemble(
         fields[layout.vector.field] = vector_column(layout.vector, vectors)
     for position, feature in enumerate(layout.features):
         column = columns[position]
-        if feature.dtype == "string":
+        if feature.sequence is not None:
+            sequences = cast("Sequence[list[object] | None]", column)
+            fields[feature.name] = sequence_column(feature.dtype, sequences)
+        elif feature.dtype == "string":
             fields[feature.name] = cast("list[str | None]", list(column))
         elif feature.dtype in {"float32", "float64"}:
             fields[feature.name] = _float_column(column)
@@ -165,6 +170,21 @@ def vector_problem(spec: VectorSettings, vector: list[float] | None) -> Trouble 
             detail = f"{spec.field}[{at}] = {vector[at]!r} is beyond float32"
             return Trouble("out_of_range", detail, spec.field)
     return None
+
+
+def sequence_column(dtype: str, sequences: Sequence[list[object] | None]) -> Tensor:
+    """The sequences as object[m] of arrays, which are views of one array; None where one is missing."""
+    lengths = np.fromiter((len(sequence or ()) for sequence in sequences), np.int64, len(sequences))
+    flat: Tensor = np.fromiter(
+        cast("Iterator[float]", chain.from_iterable(sequence or () for sequence in sequences)),
+        _SEQUENCE_DTYPES.get(dtype, np.int64),
+        int(lengths.sum()),
+    )
+    column = ragged(flat, lengths)
+    missing = [i for i, sequence in enumerate(sequences) if sequence is None]
+    if missing:
+        column[missing] = np.array([None])
+    return column
 
 
 def _float_column(column: Sequence[object]) -> F64:

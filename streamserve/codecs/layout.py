@@ -31,6 +31,15 @@ FIELD_TYPES: dict[str, object] = {
     "string": str | None,
 }
 """Wire type per feature dtype. The narrower range of int32 is the enricher's business."""
+SEQUENCE_TYPES: dict[str, object] = {
+    "float32": list[float] | None,
+    "float64": list[float] | None,
+    "int32": list[Int64] | None,
+    "int64": list[Int64] | None,
+    "bool": list[bool] | None,
+    "string": list[str] | None,
+}
+"""Wire type per dtype of a sequence."""
 TEXT = str | Int64 | None
 """An id or entity key: text, or an integer whose decimal digits are the text."""
 
@@ -68,7 +77,8 @@ class EventLayout:
         for feature in features:
             if feature.name in fields:
                 problems.append(Problem(path=f"features.{feature.name}", message="is listed twice"))
-            fields[feature.name] = FIELD_TYPES[feature.dtype]
+            types = FIELD_TYPES if feature.sequence is None else SEQUENCE_TYPES
+            fields[feature.name] = types[feature.dtype]
         for role, name, wanted, dtypes in (
             ("id", settings.input.id, TEXT, ("string", "int32", "int64")),
             ("key", settings.input.key, TEXT, ("string", "int32", "int64")),

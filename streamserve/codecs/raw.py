@@ -166,6 +166,15 @@ def _check(layout: EventLayout, max_record_bytes: int) -> None:
         for feature in layout.features
         if feature.dtype == "string"
     ]
+    problems += [
+        Problem(
+            path=f"features.{feature.name}",
+            message="a sequence cannot be sent in the raw format, whose records are all of one size",
+            hint="use input.format json or msgpack",
+        )
+        for feature in layout.features
+        if feature.sequence is not None
+    ]
     roles = (("id", layout.id), ("key", layout.key), ("event_time", layout.event_time))
     problems += [
         Problem(

@@ -16,6 +16,7 @@ from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.engine_settings import EngineSettings, HooksSettings, ModelSettings
 from streamserve.config.rollout_settings import RetrainLoopSettings, RolloutSettings
 
+
 class InputSettings(Settings):
     """What is read."""
 

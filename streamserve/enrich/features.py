@@ -14,12 +14,13 @@ from streamserve.config.settings import FeatureSettings, VectorSettings
 from streamserve.enrich.findings import Findings
 from streamserve.enrich.fit import Binding, bind
 from streamserve.enrich.numbers import FloatInput, IntegerInput
+from streamserve.enrich.sequences import SequenceInput
 from streamserve.enrich.texts import TextInput
 from streamserve.enrich.vectors import VectorInput
 from streamserve.errors import ContractError
 from streamserve.ports import Signature
 
-Input = FloatInput | IntegerInput | TextInput | VectorInput
+Input = FloatInput | IntegerInput | TextInput | VectorInput | SequenceInput
 
 
 class FeatureEnricher:
@@ -28,6 +29,9 @@ class FeatureEnricher:
     Args:
         features: the spec, in the order of the model's columns.
         signature: the inputs to fill.
+
+    Attributes:
+        padded: the inputs that sequences fill, for whoever pads them.
 
     Raises:
         ContractError: the features do not fit the signature; the message holds every problem.
@@ -38,6 +42,7 @@ class FeatureEnricher:
         if problems:
             raise ContractError("The features do not fit the model: " + "; ".join(problems) + ".")
         self._inputs = [(binding.input.name, _input(binding)) for binding in bindings]
+        self.padded = tuple(binding.padded for binding in bindings if binding.padded is not None)
 
     def enrich(self, events: EventBatch) -> tuple[FeatureBatch, list[Reject]]:
         findings = Findings()
@@ -52,6 +57,8 @@ class FeatureEnricher:
 def _input(binding: Binding) -> Input:
     if binding.vector is not None:
         return VectorInput(binding.vector, binding.input.shape)
+    if binding.padded is not None:
+        return SequenceInput(binding)
     make: Callable[[Binding], Input]
     match binding.input.dtype:
         case "float32" | "float64":

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamserve.config.settings import FeatureSettings, VectorSettings
+from streamserve.enrich.fit_sequences import length_problems, mask_names, padded_input
+from streamserve.enrich.wording import shape_text
+from streamserve.pipeline.sequences import PaddedInput
 from streamserve.ports import Signature, TensorSpec
 
 CARRIES: dict[str, frozenset[str]] = {
@@ -26,11 +29,19 @@ NUMBER_INPUTS = frozenset({"float32", "float64", "int64", "int32"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """One model input and the features that fill it, in column order, each with its position in the spec."""
+    """One model input and what fills it.
+
+    Attributes:
+        input: the input.
+        members: the features, in column order, each with its position in the spec.
+        vector: the vector field, if that is what fills it.
+        padded: how it is padded, if a sequence fills it.
+    """
 
     input: TensorSpec
     members: tuple[tuple[int, FeatureSettings], ...] = ()
     vector: VectorSettings | None = None
+    padded: PaddedInput | None = None
 
 
 def check_features(features: Sequence[FeatureSettings] | VectorSettings, signature: Signature) -> list[str]:
@@ -40,7 +51,8 @@ def check_features(features: Sequence[FeatureSettings] | VectorSettings, signatu
 
 def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signature) -> tuple[list[Binding], list[str]]:
     """Assign features to inputs. Returns: the bindings in the order of the inputs, and all problems."""
-    inputs = {spec.name: spec for spec in signature.inputs}
+    masks = mask_names(features)
+    inputs = {spec.name: spec for spec in signature.inputs if spec.name not in masks}
     problems: list[str] = []
     members: dict[str, list[tuple[int, FeatureSettings]]] = {name: [] for name in inputs}
     bindings: list[Binding] = []
@@ -57,9 +69,14 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
                 members[target.name].append((index, feature))
                 problems += _dtype_problems(feature, target)
         for name, group in members.items():
-            if group:
+            if any(feature.sequence for _, feature in group):
+                padded, found = padded_input(inputs[name], group, signature)
+                bindings.append(Binding(input=inputs[name], members=tuple(group), padded=padded))
+                problems += found
+            elif group:
                 bindings.append(Binding(input=inputs[name], members=tuple(group)))
                 problems += _width_problems(inputs[name], group)
+        problems += length_problems([binding.padded for binding in bindings if binding.padded])
     filled = {binding.input.name for binding in bindings}
     problems += [
         f"model input {name} is filled by no feature; add features with `input: {name}`"
@@ -67,12 +84,6 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
         if name not in filled
     ]
     return bindings, problems
-
-
-def shape_text(spec: TensorSpec) -> str:
-    """Dtype and shape as people write them: `float32[batch, 16]`."""
-    axes = ["batch", *("any" if axis < 0 else str(axis) for axis in spec.shape[1:])]
-    return f"{spec.dtype}[{', '.join(axes)}]"
 
 
 def _target(name: str, chosen: str | None, inputs: dict[str, TensorSpec], problems: list[str]) -> TensorSpec | None:
@@ -149,6 +160,8 @@ def _feature_problems(feature: FeatureSettings) -> list[str]:
         problems.append(f"feature {name} lists a category twice")
     if default is None:
         return problems
+    if feature.sequence is not None:
+        return [*problems, f"feature {name} is a sequence and has a `default`; use `sequence: {{missing: empty}}`"]
     if not _is_of(default, feature.dtype):
         problems.append(f"feature {name} has the default {default!r}, which is no {feature.dtype}")
     elif numeric and not _within(feature, float(default)):

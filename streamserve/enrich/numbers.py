@@ -32,7 +32,7 @@ class FloatInput:
         self._members = [_Member(index, feature) for index, feature in binding.members]
         self._dtype = binding.input.dtype
         self._flat = len(binding.input.shape) == 1
-        bounds = [_float_bounds(feature, binding.input.dtype) for _, feature in binding.members]
+        bounds = [float_bounds(feature, binding.input.dtype) for _, feature in binding.members]
         self._low = np.array([low for low, _ in bounds])
         self._high = np.array([high for _, high in bounds])
 
@@ -57,7 +57,7 @@ class IntegerInput:
         self._members = [_Member(index, feature) for index, feature in binding.members]
         self._dtype = binding.input.dtype
         self._flat = len(binding.input.shape) == 1
-        self._bounds = [_integer_bounds(feature, binding.input.dtype) for _, feature in binding.members]
+        self._bounds = [integer_bounds(feature, binding.input.dtype) for _, feature in binding.members]
 
     def tensor(self, fields: Mapping[str, Column], count: int, findings: Findings) -> Tensor:
         tensor = np.empty((count, len(self._members)), self._dtype)
@@ -112,7 +112,7 @@ class _Member:
 
     def report(self, position: int, value: float, findings: Findings, dtype: str) -> None:
         """Note what is wrong with a value outside its bounds; NaN is missing."""
-        reason, detail = _words(self._feature, value, dtype)
+        reason, detail = what_is_wrong(self._feature, value, dtype, self.name)
         findings.add(position, self._index, reason, detail, self.name)
 
     def _coded(self, column: Column, findings: Findings) -> I64:
@@ -122,7 +122,7 @@ class _Member:
         found = np.fromiter(codes.of(texts), np.int64, len(texts))
         if (found == UNKNOWN).any():
             for i in np.flatnonzero(found == UNKNOWN).tolist():
-                detail = codes.unknown_words(cast("str", texts[i]))
+                detail = codes.unknown_words(cast("str", texts[i]), self.name)
                 findings.add(i, self._index, "schema", detail, self.name)
             found[found == UNKNOWN] = MISSING
         return found
@@ -134,7 +134,8 @@ def _absent(column: Tensor) -> Bools:
     return np.isnan(cast("F64", column))
 
 
-def _float_bounds(feature: FeatureSettings, dtype: str) -> tuple[float, float]:
+def float_bounds(feature: FeatureSettings, dtype: str) -> tuple[float, float]:
+    """The least and the largest value of a feature that a float input takes."""
     largest = _FLOAT32_MAX if dtype == "float32" else _FLOAT64_MAX
     low, high = (-largest, largest) if feature.min is None else (max(feature.min, -largest), largest)
     high = high if feature.max is None else min(feature.max, largest)
@@ -144,7 +145,8 @@ def _float_bounds(feature: FeatureSettings, dtype: str) -> tuple[float, float]:
     return low, high
 
 
-def _integer_bounds(feature: FeatureSettings, dtype: str) -> tuple[int, int]:
+def integer_bounds(feature: FeatureSettings, dtype: str) -> tuple[int, int]:
+    """The least and the largest value of a feature that an integer or bool input takes."""
     low, high = _INTEGER_BOUNDS[dtype]
     if feature.dtype in _INTEGER_BOUNDS:
         own_low, own_high = _INTEGER_BOUNDS[feature.dtype]
@@ -156,8 +158,15 @@ def _integer_bounds(feature: FeatureSettings, dtype: str) -> tuple[int, int]:
     return low, high
 
 
-def _words(feature: FeatureSettings, value: float, dtype: str) -> tuple[Reason, str]:
-    name = feature.name
+def what_is_wrong(feature: FeatureSettings, value: float, dtype: str, name: str) -> tuple[Reason, str]:
+    """Why a value outside its bounds is rejected; NaN is missing.
+
+    Args:
+        feature: whose value it is.
+        value: the value.
+        dtype: of the input.
+        name: what to call the value.
+    """
     if math.isnan(value):
         return "missing_feature", f"{name} is missing and has no default"
     if math.isinf(value):

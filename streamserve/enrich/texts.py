@@ -30,7 +30,6 @@ class Codes:
 
     def __init__(self, feature: FeatureSettings) -> None:
         categories = feature.categories or []
-        self._name = feature.name
         self._categories = categories
         self._other = len(categories) if feature.unknown == "other" else UNKNOWN
         self._positions: dict[str | None, int] = {text: i for i, text in enumerate(categories)}
@@ -41,10 +40,11 @@ class Codes:
         """The code of each text: a position, MISSING or UNKNOWN."""
         return map(self._positions.get, texts, repeat(self._other))
 
-    def unknown_words(self, text: str) -> str:
+    def unknown_words(self, text: str, where: str) -> str:
+        """What is wrong with a text outside the categories; `where` is what to call it."""
         count = len(self._categories)
         listed = ", ".join(self._categories[:_LISTED]) + (", ..." if count > _LISTED else "")
-        return f"{self._name} = {text_text(text)} is none of its {count} categories ({listed})"
+        return f"{where} = {text_text(text)} is none of its {count} categories ({listed})"
 
 
 class TextInput:
@@ -86,5 +86,5 @@ class TextInput:
             return [text if text in known else OTHER for text in texts]
         for i, text in enumerate(texts):
             if text not in known:
-                findings.add(i, index, "schema", codes.unknown_words(cast("str", text)), feature.name)
+                findings.add(i, index, "schema", codes.unknown_words(cast("str", text), feature.name), feature.name)
         return texts
