@@ -43,7 +43,11 @@ def flights_folder(target: Path) -> str:
     shutil.copytree(FLIGHTS / "topics", target / "topics")
     shutil.copy(FLIGHTS / "streamserve.yaml", target)
     for path in [target / "streamserve.yaml", *(target / "topics").glob("*.yaml")]:
-        text = re.sub(r"\bflights\.(departures|predictions|samples|drift|labels)\b", rf"{prefix}.\1", path.read_text())
+        text = re.sub(
+            r"\bflights\.(departures|predictions|samples|drift|labels|rollout|shadow)\b",
+            rf"{prefix}.\1",
+            path.read_text(),
+        )
         text = text.replace("schemas/" + prefix, "schemas/flights")
         path.write_text(text.replace("pipeline: flights", f"pipeline: {prefix}"))
     return prefix

@@ -152,13 +152,15 @@ def files(name: str, made: Draft, signature: Signature) -> dict[str, str]:
         signature: the model's.
     """
     events, predictions = f"{name}.events", f"{name}.predictions"
-    dead = f"{events}.dlq"
+    dead, control, shadow = f"{events}.dlq", f"{name}.rollout", f"{name}.shadow"
     week, month = 7 * 86_400_000, 30 * 86_400_000
     return {
         "streamserve.yaml": _configuration(name, made, signature, (events, predictions, dead)),
         f"topics/{events}.yaml": _topic(events, name, week, schema=True, dead=dead),
         f"topics/{predictions}.yaml": _topic(predictions, name, week, schema=True),
         f"topics/{dead}.yaml": _topic(dead, name, month),
+        f"topics/{control}.yaml": _topic(control, name, None),
+        f"topics/{shadow}.yaml": _topic(shadow, name, week),
         f"topics/schemas/{events}-value.json": _json(_event_schema(events, made)),
         f"topics/schemas/{predictions}-value.json": _json(_prediction_schema(predictions, signature)),
     }
@@ -200,6 +202,7 @@ def _configuration(name: str, made: Draft, signature: Signature, topics: tuple[s
     lines += [
         f"dead_letter: {{topic: {_text(dead)}}}",
         "delivery: {guarantee: exactly_once}",
+        "rollout: {} # promote, canary, shadow and rollback while the workers run",
         "# cache: {url: redis://localhost:6379/0, ttl_s: 86400}",
         "workers: 1",
     ]
@@ -231,7 +234,13 @@ def _outputs(signature: Signature) -> Iterator[str]:
     yield f"  # threshold: {{{_text(names[0])}: {{at: 0.5, as: decision}}}}"
 
 
-def _topic(topic: str, owner: str, retention_ms: int, *, schema: bool = False, dead: str = "") -> str:
+def _topic(topic: str, owner: str, retention_ms: int | None, *, schema: bool = False, dead: str = "") -> str:
+    """A document. Without a retention the topic is compacted and has one partition, in the order of all commands."""
+    kept = (
+        "cleanup.policy: compact"
+        if retention_ms is None
+        else f"retention.ms: {retention_ms} # {retention_ms // 86_400_000} days"
+    )
     annotations = [f"    streamserve.io/owner: {_text(owner)}"]
     if schema:
         annotations.append(f"    streamserve.io/schema: schemas/{topic}-value.json")
@@ -248,10 +257,10 @@ def _topic(topic: str, owner: str, retention_ms: int, *, schema: bool = False, d
             "  annotations:",
             *annotations,
             "spec:",
-            f"  partitions: {PARTITIONS}",
+            f"  partitions: {1 if retention_ms is None else PARTITIONS}",
             "  replicas: 1 # 3 on a cluster that matters",
             "  config:",
-            f"    retention.ms: {retention_ms} # {retention_ms // 86_400_000} days",
+            f"    {kept}",
             "",
         ]
     )

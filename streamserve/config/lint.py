@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from streamserve.config.lint_drift import drift_findings, drift_topic_warnings, drift_warnings
 from streamserve.config.lint_features import feature_findings
+from streamserve.config.lint_rollout import rollout_findings, rollout_topic_warnings, rollout_warnings
 from streamserve.config.loading import LoadedConfig
 from streamserve.config.settings import PipelineSettings, ThresholdSettings
 from streamserve.config.start_position import parse_start
@@ -210,6 +211,7 @@ def _topics(settings: PipelineSettings, topics: dict[str, TopicDocument]) -> Ite
         if name not in topics or topics[name].absent:
             yield Finding(path, f"no document in topics/ describes {name}")
     yield from drift_topic_warnings(settings, topics)
+    yield from rollout_topic_warnings(settings, topics)
     output = topics.get(settings.output.topic)
     for name in settings.input.topics:
         source = topics.get(name)
@@ -242,6 +244,7 @@ _ERRORS: tuple[Rule, ...] = (
     _timeouts,
     _cache,
     drift_findings,
+    rollout_findings,
     _http,
 )
-_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings)
+_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings, rollout_warnings)

@@ -18,4 +18,4 @@ def test_both_copies_are_identical(file):
 def test_every_flights_document_of_the_repository_is_in_the_package():
     ours = {path.relative_to(REPOSITORY / "topics") for path in (REPOSITORY / "topics").rglob("flights.*")}
     assert ours == set(FILES)
-    assert len(ours) == 13
+    assert len(ours) == 16

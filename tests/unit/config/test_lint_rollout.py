@@ -1,0 +1,121 @@
+"""What lint finds in the `rollout` and `retrain` blocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamserve.config.lint import lint
+from streamserve.config.loading import load
+
+BASE = """pipeline: p
+kafka: {bootstrap.servers: 'b:1'}
+input: {topics: [events]}
+features: [{name: age}]
+model: {name: m}
+output: {topic: predictions}
+dead_letter: {topic: dead}
+"""
+TOPIC = """apiVersion: kafka.strimzi.io/v1
+kind: KafkaTopic
+metadata: {name: NAME}
+spec: {partitions: COUNT, config: {cleanup.policy: POLICY}}
+"""
+
+
+@pytest.fixture
+def found(tmp_path):
+    (tmp_path / "models" / "m").mkdir(parents=True)
+
+    def found(blocks: str, documents: dict[str, tuple[int, str]] | None = None) -> list[str]:
+        path = tmp_path / "streamserve.yaml"
+        path.write_text(BASE + blocks + "\n")
+        for name, (count, policy) in (documents or {}).items():
+            (tmp_path / "topics").mkdir(exist_ok=True)
+            text = TOPIC.replace("NAME", name).replace("COUNT", str(count)).replace("POLICY", policy)
+            (tmp_path / "topics" / f"{name}.yaml").write_text(text)
+        return [str(issue).replace(f"{path}:", "").replace(str(tmp_path), "") for issue in lint(load(path, {}, {}))]
+
+    return found
+
+
+def test_empty_blocks_have_no_issue(found):
+    assert found("rollout: {}") == []
+    assert found("rollout: {}\ndrift: {}\nretrain: {command: [train]}") == []
+    assert found("retrain: {command: [train], then: nothing, every_s: 3600}") == []
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        (
+            "rollout: {topic: predictions}",
+            "error: 8:11: rollout.topic: predictions is also the topic of the predictions (name another)",
+        ),
+        (
+            "rollout: {shadow_topic: events}",
+            "error: 8:11: rollout.shadow_topic: events is also an input topic (name another)",
+        ),
+        (
+            "rollout: {shadow_topic: p.rollout}",
+            "error: 8:11: rollout.shadow_topic: p.rollout is also the topic of the rollouts (name another)",
+        ),
+        (
+            "drift: {labels: {}}\nrollout: {topic: p.labels}",
+            "error: 9:11: rollout.topic: p.labels is also the topic of the labels (name another)",
+        ),
+        (
+            "drift: {alerts_topic: p.shadow}\nrollout: {}",
+            "error: 9:1: rollout.shadow_topic: p.shadow is also the topic of the alerts (name another)",
+        ),
+        (
+            "drift: {}\nretrain: {command: [train]}",
+            "error: 9:1: retrain.then: canary needs rollouts, which are off (add a rollout block, or then: nothing)",
+        ),
+        (
+            "rollout: {}\nretrain: {command: [train]}",
+            "warning: 9:1: retrain: nobody asks for it: there is neither a drift monitor nor a schedule (a drift block,"
+            + " or retrain.every_s)",
+        ),
+        (
+            "rollout: {guard: {drift: true}}",
+            "warning: 8:19: rollout.guard.drift: has no effect: there is no drift block",
+        ),
+    ],
+)
+def test_a_contradiction_is_found(found, blocks, expected):
+    assert found(blocks) == [expected]
+
+
+GOOD = {
+    "events": (4, "delete"),
+    "predictions": (4, "delete"),
+    "dead": (4, "delete"),
+    "p.rollout": (1, "compact"),
+    "p.shadow": (4, "delete"),
+}
+
+
+def test_fitting_documents_have_no_issue(found):
+    assert found("rollout: {}", GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"p.rollout": (2, "compact")}, "must have one partition"),
+        ({"p.rollout": (1, "delete")}, r"would forget its commands (cleanup.policy: compact in topics/)"),
+        ({"p.shadow": (3, "delete")}, "p.shadow and predictions have different numbers of partitions"),
+    ],
+)
+def test_a_document_that_does_not_fit_is_found(found, change, expected):
+    (issue,) = found("rollout: {}", {**GOOD, **change})
+    assert issue.startswith("warning: 8:1: rollout.")
+    assert expected in issue
+
+
+def test_missing_documents_are_told(found):
+    documents = {name: shape for name, shape in GOOD.items() if not name.startswith("p.")}
+    assert found("rollout: {}", documents) == [
+        "warning: 8:1: rollout.topic: no document in topics/ describes p.rollout",
+        "warning: 8:1: rollout.shadow_topic: no document in topics/ describes p.shadow",
+    ]
