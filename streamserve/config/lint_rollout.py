@@ -33,7 +33,7 @@ def rollout_warnings(settings: PipelineSettings) -> Iterator[Finding]:
     retrain = settings.retrain
     if retrain is not None and settings.drift is None and retrain.every_s is None:
         hint = "a drift block, or retrain.every_s"
-        yield Finding(("retrain",), "nobody asks for it: there is neither a drift monitor nor a schedule", hint)
+        yield Finding(("retrain",), "nobody asks for it: no drift monitor, no schedule", hint)
 
 
 def rollout_topic_warnings(settings: PipelineSettings, documents: Mapping[str, TopicDocument]) -> Iterator[Finding]:

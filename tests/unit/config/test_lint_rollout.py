@@ -73,8 +73,7 @@ def test_empty_blocks_have_no_issue(found):
         ),
         (
             "rollout: {}\nretrain: {command: [train]}",
-            "warning: 9:1: retrain: nobody asks for it: there is neither a drift monitor nor a schedule (a drift block,"
-            + " or retrain.every_s)",
+            "warning: 9:1: retrain: nobody asks for it: no drift monitor, no schedule (a drift block, or retrain.every_s)",
         ),
         (
             "rollout: {guard: {drift: true}}",
