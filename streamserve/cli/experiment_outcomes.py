@@ -90,6 +90,8 @@ class Joiner:
         self.metric: Metric = metric or ("absolute_error" if labels.task == "regression" else "accuracy")
         _check_metric(self.metric, labels)
         self._waiting: dict[str, _Waiting] = {}
+        self._task = Task.of(labels, 1)
+        self._decoder = LabelDecoder(self._task)
         self.outcomes = Outcomes()
 
     def run(self, start: Start, stop: Callable[[], bool]) -> Outcomes:
@@ -117,17 +119,18 @@ class Joiner:
         if found.experiment != self._experiment or not arm:
             return
         output = found.outputs.get(self._output) if self._output else next(iter(found.outputs.values()), None)
-        self._waiting[found.id] = _Waiting(arm, key or found.id.encode(), _score(output))
+        score = _score(output)
+        if not self._waiting:
+            self._task = Task.of(self._labels, len(score))
+            self._decoder = LabelDecoder(self._task)
+        self._waiting[found.id] = _Waiting(arm, key or found.id.encode(), score)
         self.outcomes.versions.setdefault(arm, found.version)
         self.outcomes.predictions[arm] = self.outcomes.predictions.get(arm, 0) + 1
         self.outcomes.arms.setdefault(arm, ArmTally())
 
     def labelled(self, value: bytes | None) -> None:
         """Take a record of the labels topic; the first label of a prediction counts."""
-        if not self._waiting:
-            return
-        width = len(next(iter(self._waiting.values())).score)
-        label = LabelDecoder(Task.of(self._labels, width)).decode(value)
+        label = self._decoder.decode(value)
         if isinstance(label, MalformedLabel):
             self.outcomes.malformed += 1
             return
@@ -142,8 +145,7 @@ class Joiner:
     def _outcome(self, score: np.ndarray[tuple[int], np.dtype[np.float64]], label: Label) -> float | None:
         match self.metric:
             case "accuracy":
-                task = Task.of(self._labels, len(score))
-                return 1.0 - float(task.errors(score[None, :], np.array([label.label]))[0])
+                return 1.0 - float(self._task.errors(score[None, :], np.array([label.label]))[0])
             case "brier":
                 return float((score[0] - label.label) ** 2)
             case "absolute_error":

@@ -91,7 +91,8 @@ def compare(
     """The difference after what has come so far.
 
     Args:
-        control, arm: outcomes.
+        control: outcomes of the arm that the other is held against.
+        arm: outcomes of the other.
         alpha: probability that any look misses.
         expected_rows: labels of both arms at which the interval is to be narrowest; fixed before the first look.
         indifference: a difference within this, either way, is none.
