@@ -92,5 +92,5 @@ def test_what_cannot_be_joined_is_refused_with_the_remedy():
         Joiner(memory_settings([{"name": "x"}]), "e", None)
     with pytest.raises(ConfigError, match="brier is no metric of a regression task"):
         Joiner(settings("regression"), "e", "brier")
-    with pytest.raises(ConfigError, match="output.outputs does not write q"):
+    with pytest.raises(ConfigError, match=r"output\.outputs does not write q"):
         Joiner(settings(output="q"), "e", None)
