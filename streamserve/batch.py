@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -48,8 +49,9 @@ ENTITY_HEADER = "streamserve.entity"
 """Header of a prediction with the entity key, written when that is not the record's key (`input.key` is set): without
 it the cache could not be rebuilt from the topic."""
 
-CloseReason = Literal["size", "bytes", "delay", "idle", "epoch"]
-"""What ended a batch's growth: it is full, or the engine was free, or its neighbour has other epochs."""
+CloseReason = Literal["size", "bytes", "deadline", "delay", "idle", "epoch"]
+"""What ended a batch's growth: it is full, or has no time for more, or the engine was free, or its neighbour has other
+epochs."""
 
 
 class TopicPartition(NamedTuple):
@@ -220,6 +222,31 @@ class EventBatch:
     def __len__(self) -> int:
         return len(self.row)
 
+    @staticmethod
+    def concat(parts: Sequence[EventBatch]) -> EventBatch:
+        """One batch of all events, of the records of all of them, in order.
+
+        The columns must be of the same kinds, part by part; a decoder may give another kind of column for numbers with
+        gaps, so whoever joins batches asks `alike` first.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        starts = accumulate((len(part.origin) for part in parts), initial=0)
+        return EventBatch(
+            origin=RecordBatch.concat([part.origin for part in parts]),
+            row=[row + start for part, start in zip(parts, starts, strict=False) for row in part.row],
+            id=[x for part in parts for x in part.id],
+            entity=[x for part in parts for x in part.entity],
+            event_time_ms=[x for part in parts for x in part.event_time_ms],
+            fields={name: _joined([part.fields[name] for part in parts]) for name in parts[0].fields},
+        )
+
+    def alike(self, other: EventBatch) -> bool:
+        """Whether the columns of both can be joined."""
+        return self.fields.keys() == other.fields.keys() and all(
+            _kind(column) == _kind(other.fields[name]) for name, column in self.fields.items()
+        )
+
     def take(self, keep: Sequence[int]) -> EventBatch:
         """The events at the positions `keep` (ascending), columns and all."""
         index = np.asarray(keep, dtype=np.intp)
@@ -234,6 +261,16 @@ class EventBatch:
                 for name, column in self.fields.items()
             },
         )
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    if isinstance(columns[0], list):
+        return [value for column in columns for value in column]
+    return np.concatenate([column for column in columns if not isinstance(column, list)])
+
+
+def _kind(column: Column) -> object:
+    return list if isinstance(column, list) else (column.dtype, column.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

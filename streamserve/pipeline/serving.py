@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from streamserve.batch import EventBatch, FeatureBatch, ModelIdentity, PredictionBatch, Reject
 from streamserve.pipeline.infer import InferStage
+from streamserve.pipeline.latency_model import Timing
 from streamserve.ports import Encoder, Enricher
 from streamserve.rollout.split import Split
 from streamserve.telemetry.metrics import WorkerMetrics
@@ -27,7 +28,7 @@ AfterModel = Callable[[PredictionBatch], tuple[PredictionBatch, list[Reject]]]
 """What happens to outputs before they are encoded, likewise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class LoadedModel:
     """A version that is loaded and warmed, with everything that depends on its signature.
 
@@ -36,6 +37,7 @@ class LoadedModel:
         enricher, infer, encoder: its stages.
         before, after: hooks and post-processing, None where there are none.
         metrics: bound to the version.
+        warmed: what its warm-up took, by rows; empty when nobody plans by it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class LoadedModel:
     before: BeforeModel | None = None
     after: AfterModel | None = None
     metrics: WorkerMetrics = field(repr=False)
+    warmed: tuple[Timing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,11 @@ class Deployment:
     split: Split | None = None
     shadow: Route | None = None
     revision: int = NO_REVISION
+
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        """Every way to a model, the shadow's last."""
+        return (*self.routes, self.shadow) if self.shadow is not None else self.routes
 
     def parts(self, events: EventBatch) -> list[tuple[Route, EventBatch]]:
         """The events of each route that has any; all of them, as they are, on the only one.

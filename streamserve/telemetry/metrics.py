@@ -12,7 +12,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeVar, get_args
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.metrics_core import Metric
 
 import streamserve
@@ -21,6 +21,7 @@ from streamserve.telemetry.declare import (
     BASE_LABELS,
     column_histogram,
     counter,
+    counter_by_output,
     counters,
     declarations,
     gauge,
@@ -28,8 +29,13 @@ from streamserve.telemetry.declare import (
     series,
 )
 
+ShadowDrop = Literal["behind", "queue", "switched", "off", "broker"]
+"""Why rows were not scored by a shadow: the worker did not keep up, the shadow did not, it is not (or no longer) the
+version to score them, it failed before, or the producer had no room for what it said."""
+ShadowStage = Literal["enrich", "infer", "encode", "produce"]
 CommitOutcome = Literal["committed", "aborted", "failed"]
 RebalanceKind = Literal["assigned", "revoked", "lost"]
+LateOutcome = Literal["processed", "dead_letter", "fallback"]
 
 P = TypeVar("P", bound=tuple[str, int])
 
@@ -48,7 +54,7 @@ class WorkerMetrics:
     known yet are left out of what is exposed. Every metric may be used from any thread.
 
     Args:
-        registry: where a scrape finds them.
+        registry: where a scrape finds them; None when somebody else collects them (`versions`).
         pipeline, model, version: values of the labels that every series has.
     """
 
@@ -60,6 +66,15 @@ class WorkerMetrics:
         {"stage": get_args(Stage), "reason": get_args(Reason)},
     )
     inference_executions = counter("inference_executions_total", "Runs of the model; a batch is one run.")
+    inference_elements = counter(
+        "inference_elements_total", "Values of padded inputs that went through the model, padding included."
+    )
+    inference_padding = counter("inference_padding_total", "Values of padded inputs that were padding.")
+    records_late = counters(
+        "records_late_total",
+        "Records committed that could not make `engine.slo_ms` any more, by what became of them.",
+        {"outcome": get_args(LateOutcome)},
+    )
     batch_close = counters(
         "batch_close_total", "Batches by what ended their growth.", {"reason": get_args(CloseReason)}
     )
@@ -73,6 +88,26 @@ class WorkerMetrics:
     samples_left_out = counter("samples_left_out_total", "Sampled rows that were too large for the samples topic.")
     sample_chunks = counter("sample_chunks_total", "Sample chunks committed.")
     sample_chunk_bytes = counter("sample_chunk_bytes_total", "Bytes of the sample chunks committed, uncompressed.")
+    model_loads = counter("model_loads_total", "Times the version was loaded and warmed.")
+    model_load_failures = counter("model_load_failures_total", "Times the version could not be loaded or used.")
+    model_evictions = counter("model_evictions_total", "Times the version was dropped to free its memory.")
+
+    shadow_rows = counter("shadow_rows_total", "Rows scored as a shadow and handed to its topic's producer.")
+    shadow_dropped = counters(
+        "shadow_dropped_total", "Rows that the shadow was not given or not asked for.", {"reason": get_args(ShadowDrop)}
+    )
+    shadow_errors = counters(
+        "shadow_errors_total",
+        "Rows that the shadow failed on, by stage; what the brokers did not take is `produce`.",
+        {"stage": get_args(ShadowStage)},
+    )
+    shadow_compared = counter_by_output("shadow_compared_total", "Rows compared with what was predicted.")
+    shadow_difference = counter_by_output(
+        "shadow_difference_total", "Sum over the rows compared of the mean absolute difference from what was predicted."
+    )
+    shadow_disagreements = counter_by_output(
+        "shadow_disagreements_total", "Rows compared for which the shadow decides something else."
+    )
 
     batch_size = histogram("batch_size", "Events in one run of the model.", SIZE_BUCKETS)
     poll_seconds = histogram("poll_duration_seconds", "Time in one poll that gave records.", STAGE_BUCKETS)
@@ -98,6 +133,10 @@ class WorkerMetrics:
     consumer_lag_seconds = gauge("consumer_lag_seconds", "Age of the oldest record not committed yet.", unknown=True)
     assigned_partitions = gauge("assigned_partitions", "Partitions owned now.")
     paused = gauge("paused", "1 while fetching is paused because the queue is full, else 0.")
+    catching_up = gauge("catching_up", "1 while batches are made for throughput because records are behind, else 0.")
+    batch_bound_rows = gauge(
+        "batch_bound_rows", "Most rows of a run that fits into memory; absent until it ran out.", unknown=True
+    )
     inflight_batches = gauge("inflight_batches", "Batches polled and not committed.")
     last_commit_timestamp_seconds = gauge(
         "last_commit_timestamp_seconds", "Time of the last commit, seconds since 1970.", unknown=True
@@ -108,18 +147,31 @@ class WorkerMetrics:
         "1 for the model in use: digest, execution provider, role.",
         ("sha256", "provider", "role"),
     )
+    models_loaded = gauge("models_loaded", "Versions loaded now.", unknown=True)
+    model_memory_bytes = gauge(
+        "model_memory_bytes", "Memory that the loaded version takes, as measured or estimated.", unknown=True
+    )
     build_info = series("build_info", "1 for the streamserve and Python in use.", ("streamserve", "python"))
     gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "Device memory in use; absent without a GPU.", unknown=True)
 
-    def __init__(self, registry: CollectorRegistry, *, pipeline: str, model: str, version: str) -> None:
+    def __init__(self, registry: CollectorRegistry | None, *, pipeline: str, model: str, version: str) -> None:
         base = dict(zip(BASE_LABELS, (pipeline, model, version), strict=True))
         self._collectors = [declared.bind(self, base) for declared in declarations(type(self))]
         self.build_info.replace({(streamserve.__version__, platform.python_version()): 1})
-        registry.register(self)
+        if registry is not None:
+            registry.register(self)
 
     def rejected(self, stage: Stage, reason: Reason, n: int = 1) -> None:
         """Count `n` rejects."""
         self.records_rejected[stage, reason].inc(n)
+
+    def shadow_drop(self, reason: ShadowDrop, rows: int) -> None:
+        """Count rows that the shadow does not score."""
+        self.shadow_dropped[reason,].inc(rows)
+
+    def shadow_error(self, stage: ShadowStage, rows: int) -> None:
+        """Count rows that the shadow failed on."""
+        self.shadow_errors[stage,].inc(rows)
 
     def batch_closed(self, reason: CloseReason) -> None:
         """Count a batch by what ended its growth."""
@@ -149,9 +201,23 @@ class WorkerMetrics:
         """Say which model is in use; replaces what was said before."""
         self.model_info.replace({(sha256, provider, role): 1})
 
-    def describe(self) -> Iterator[Metric]:
-        """Names and types, for the registry's check against duplicates."""
+    def padded(self, real: int, padding: int) -> None:
+        """Count the values of an inference over padded inputs."""
+        self.inference_elements.inc(real + padding)
+        self.inference_padding.inc(padding)
+
+    def take_over(self, before: WorkerMetrics) -> None:
+        """Start with the gauges of another version: what they tell is the slot's, whichever version is stable."""
         for declared in declarations(type(self)):
+            gauge, other = vars(self)[declared.attribute], vars(before)[declared.attribute]
+            if isinstance(gauge, Gauge) and gauge is not self.model_memory_bytes:
+                gauge.set(next(iter(other.collect())).samples[0].value)
+        self.consumer_lag.replace(before.consumer_lag.series)
+
+    @classmethod
+    def describe(cls) -> Iterator[Metric]:
+        """Names and types, for the registry's check against duplicates."""
+        for declared in declarations(cls):
             yield Metric(declared.spec.family, declared.spec.help, declared.spec.kind)
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """Between poll and compute: the growing batch under a lock.
 
 The poll thread puts chunks, the compute thread takes batches; whoever has nothing to do sleeps here. The rules of what
-a batch may hold are `pipeline.batcher`'s.
+a batch may hold are `pipeline.batcher`'s. While the engine is busy (`engine_busy`, with more than one batch in flight)
+a batch goes only when it could not grow any more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Mailbox:
         lock = threading.Lock()
         self._arrived = threading.Condition(lock)
         self._taken = threading.Condition(lock)
+        self._busy = False
         self._closed = False
 
     def put(self, chunk: RecordBatch) -> None:
@@ -41,14 +43,26 @@ class Mailbox:
         """The next batch, as soon as there is one; None once the mailbox is closed and empty."""
         with self._arrived:
             while True:
-                wait_s = self._batcher.ready_in_s(self._clock.monotonic_s())
-                if wait_s is not None and (wait_s <= 0 or self._closed):
-                    batch = self._batcher.take()
+                now_s = self._clock.monotonic_s()
+                wait_s = self._batcher.ready_in_s(now_s)
+                if wait_s is not None and self._closed:
+                    wait_s = 0.0
+                elif wait_s is not None and self._busy:
+                    wait_s = 0.0 if self._batcher.complete(now_s) else None
+                if wait_s is not None and wait_s <= 0:
+                    batch = self._batcher.take(now_s)
                     self._taken.notify()
                     return batch
-                if wait_s is None and self._closed:
+                if not len(self._batcher) and self._closed:
                     return None
                 self._arrived.wait(wait_s)
+
+    def engine_busy(self, busy: bool) -> None:
+        """Whether a batch that was taken now would have to wait for the engine."""
+        with self._arrived:
+            self._busy = busy
+            if not busy:
+                self._arrived.notify()
 
     def close(self, *, discard: bool = False) -> None:
         """No more records come; what is there may still be taken, unless it is discarded."""

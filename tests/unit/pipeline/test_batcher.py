@@ -22,7 +22,7 @@ def test_without_a_delay_a_single_record_goes_at_once():
     b = batcher()
     b.add(chunk(1))
     assert b.ready_in_s(0) == 0
-    records, reason = b.take()
+    records, reason = b.take(0)
     assert (len(records), reason, len(b)) == (1, "idle", 0)
 
 
@@ -30,7 +30,7 @@ def test_chunks_become_one_batch():
     b = batcher(max_size=10)
     b.add(chunk(2))
     b.add(chunk(3, start=2, polled_s=5))
-    records, _ = b.take()
+    records, _ = b.take(0)
     assert records.offset == [0, 1, 2, 3, 4]
     assert records.polled_s == 0
     assert records.next_positions() == {TopicPartition("t", 0): 5}
@@ -39,10 +39,10 @@ def test_chunks_become_one_batch():
 def test_a_chunk_is_cut_at_the_size_and_its_rest_is_next():
     b = batcher(max_size=4)
     b.add(chunk(6))
-    records, reason = b.take()
+    records, reason = b.take(0)
     assert (records.offset, reason) == ([0, 1, 2, 3], "size")
     assert records.next_positions() == {TopicPartition("t", 0): 4}
-    records, reason = b.take()
+    records, reason = b.take(0)
     assert (records.offset, reason) == ([4, 5], "idle")
 
 
@@ -53,7 +53,7 @@ def test_the_oldest_record_waits_for_company_as_long_as_the_delay():
     assert b.ready_in_s(10.5) == 1.5
     assert b.ready_in_s(12) == 0
     assert b.ready_in_s(99) == 0
-    assert b.take()[1] == "delay"
+    assert b.take(0)[1] == "delay"
 
 
 def test_a_full_batch_does_not_wait():
@@ -65,7 +65,7 @@ def test_a_full_batch_does_not_wait():
 def test_bytes_bound_a_batch():
     b = batcher(max_size=10, max_bytes=25)
     b.add(chunk(6, size=10))
-    sizes = [b.take() for _ in range(3)]
+    sizes = [b.take(0) for _ in range(3)]
     assert [(len(records), reason) for records, reason in sizes] == [(2, "bytes"), (2, "bytes"), (2, "idle")]
 
 
@@ -73,8 +73,8 @@ def test_bytes_are_counted_over_chunks():
     b = batcher(max_size=10, max_bytes=25)
     for n in range(3):
         b.add(chunk(1, start=n, size=10))
-    assert b.take()[0].offset == [0, 1]
-    assert b.take()[0].offset == [2]
+    assert b.take(0)[0].offset == [0, 1]
+    assert b.take(0)[0].offset == [2]
 
 
 def test_a_record_larger_than_the_bound_goes_alone():
@@ -82,7 +82,7 @@ def test_a_record_larger_than_the_bound_goes_alone():
     b.add(chunk(1, size=10))
     b.add(chunk(2, start=1, size=100))
     b.add(chunk(1, start=3, size=10))
-    assert [b.take()[0].offset for _ in range(4)] == [[0], [1], [2], [3]]
+    assert [b.take(0)[0].offset for _ in range(4)] == [[0], [1], [2], [3]]
     assert b.ready_in_s(0) is None
 
 
@@ -90,7 +90,7 @@ def test_batches_do_not_mix_epochs():
     b = batcher(max_size=10)
     b.add(chunk(1))
     b.add(chunk(1, start=1, epochs={TopicPartition("t", 0): 2}))
-    assert [(len(records), reason) for records, reason in (b.take(), b.take())] == [(1, "epoch"), (1, "idle")]
+    assert [(len(records), reason) for records, reason in (b.take(0), b.take(0))] == [(1, "epoch"), (1, "idle")]
 
 
 def test_it_is_full_at_its_capacity():
@@ -99,7 +99,7 @@ def test_it_is_full_at_its_capacity():
     assert not b.full
     b.add(chunk(1, start=4))
     assert b.full
-    b.take()
+    b.take(0)
     assert not b.full
 
 
@@ -123,7 +123,7 @@ def test_every_record_comes_out_once_in_order_within_the_bounds(plan, max_size, 
         at += count
     taken: list[int] = []
     while b.ready_in_s(0) == 0:
-        records, _ = b.take()
+        records, _ = b.take(0)
         assert 1 <= len(records) <= max_size
         assert len(records) == 1 or sum(map(len, records.value)) <= max_bytes
         assert records.next_positions() == {TopicPartition("t", 0): records.offset[-1] + 1}
@@ -140,5 +140,5 @@ def test_it_is_full_at_the_volume_of_its_batches_and_a_batch_full_of_bytes_does_
     b.add(chunk(1, size=101))
     assert b.full
     assert b.ready_in_s(0.0) == 0
-    b.take()
+    b.take(0)
     assert not b.full

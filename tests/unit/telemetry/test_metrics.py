@@ -16,9 +16,11 @@ from streamserve.telemetry.reference import render
 
 COUNTERS = {
     *("records_consumed_total", "predictions_total", "records_rejected_total", "inference_executions_total"),
-    *("batch_close_total", "commits_total", "producer_recycles_total", "rebalances_total"),
+    *("records_late_total", "batch_close_total", "commits_total", "producer_recycles_total", "rebalances_total"),
     *("cache_writes_total", "cache_skipped_total", "cache_errors_total"),
     *("samples_total", "samples_left_out_total", "sample_chunks_total", "sample_chunk_bytes_total"),
+    *("shadow_rows_total", "shadow_dropped_total", "shadow_errors_total"),
+    *("shadow_compared_total", "shadow_difference_total", "shadow_disagreements_total"),
 }
 HISTOGRAMS = {
     "batch_size",
@@ -27,6 +29,7 @@ HISTOGRAMS = {
 }
 GAUGES = {
     *("consumer_lag_records", "consumer_lag_seconds", "assigned_partitions", "paused", "inflight_batches"),
+    *("catching_up", "batch_bound_rows"),
     *("last_commit_timestamp_seconds", "sample_level", "model_info", "build_info", "gpu_memory_used_bytes"),
 }
 
@@ -46,8 +49,11 @@ def use_everything(metrics):
     metrics.last_commit_timestamp_seconds.set(2)
     metrics.gpu_memory_used_bytes.set(3)
     metrics.sample_level.set(0)
+    metrics.batch_bound_rows.set(64)
     metrics.model_loaded(sha256="ab", provider="CPUExecutionProvider", role="stable")
     metrics.lag({TopicPartition("t", 0): 4})
+    for by_output in (metrics.shadow_compared, metrics.shadow_difference, metrics.shadow_disagreements):
+        by_output.add("probability", 1)
 
 
 def families(registry):
