@@ -1,4 +1,4 @@
-"""A version of a model as a value: what `model.yaml` says, what a version means, which files are refused.
+"""A version of a model as a value: what `model.yaml` says, and which version an alias means.
 
 Nothing here touches a runtime; the only I/O is reading a file's digest. The folder layout is the repository's
 business.
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from ruamel.yaml import YAML
@@ -22,27 +22,12 @@ from ruamel.yaml.error import YAMLError
 from streamserve.errors import ModelCorrupt, ModelNotFound
 from streamserve.ports import Signature, TensorSpec
 
-MODEL_FILE: Final = "model.onnx"
 MANIFEST: Final = "model.yaml"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _T = TypeVar("_T")
 LATEST: Final = "latest"
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
 NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
-
-_PICKLE = "a pickle runs code when it is loaded, so it is never read; export the model to ONNX"
-_TORCH = "a torch archive may carry pickles and compiled libraries, so it counts as code; export it to ONNX"
-REFUSED: Final = {
-    ".pkl": _PICKLE,
-    ".pickle": _PICKLE,
-    ".joblib": _PICKLE,
-    ".pt": _PICKLE,
-    ".pth": _PICKLE,
-    ".ckpt": _PICKLE,
-    ".pt2": _TORCH,
-    ".ts": _TORCH,
-}
-"""Suffix -> why such a model is not loaded."""
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,18 +43,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         files: file name in the folder -> sha256, hexadecimal. Every file listed is checked on load.
-        runtime: what runs it.
+        runtime: what runs it, `onnx` or `torch`.
+        trusted: a torch archive, which is code, may be loaded; `model push --trust` writes it.
         inputs, outputs: the signature; -1 is a free axis.
+        operators: domains of custom operators that the model needs.
         features: hash of the feature spec it was trained for.
         metrics: name -> value, as measured by whoever made it.
         created: when, ISO 8601.
         source: where it came from, free text.
     """
 
-    files: dict[str, str]
-    runtime: str = "onnx"
+    files: dict[str, str] = {}
+    runtime: Literal["onnx", "torch"] = "onnx"
+    trusted: bool = False
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
+    operators: tuple[str, ...] = ()
     features: str = ""
     metrics: dict[str, float] = {}
     created: str = ""
@@ -90,9 +79,10 @@ class ModelVersion:
         name, version: who it is.
         sha256: digest of the model file.
         path: the model file.
-        signature: inputs and outputs by the file itself.
+        signature: inputs and outputs by the file itself; of a torch archive, which is not opened, by `model.yaml`.
         size_bytes: of the model file and its external data.
         manifest: what `model.yaml` says, or what was derived from the file.
+        runtime: what runs it.
     """
 
     name: str
@@ -102,6 +92,10 @@ class ModelVersion:
     signature: Signature
     size_bytes: int
     manifest: Manifest = field(repr=False)
+
+    @property
+    def runtime(self) -> Literal["onnx", "torch"]:
+        return self.manifest.runtime
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -114,7 +108,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     Raises:
         ModelCorrupt: it is not YAML, or not a manifest.
     """
-    manifest = _convert(text, where, Manifest)
+    manifest = parse_yaml(text, where, Manifest)
     for name, digest in manifest.files.items():
         if not name or name.startswith(("/", "~")) or ".." in Path(name).parts or "\0" in name:
             raise ModelCorrupt(f"{where}: file {name!r} is not inside the model's folder")
@@ -125,12 +119,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 def render_manifest(manifest: Manifest) -> str:
     """The text of a `model.yaml`; `parse_manifest` gives the same manifest back."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # untyped default in ruamel
-    text = io.StringIO()
-    yaml.dump(msgspec.to_builtins(manifest), text)
-    return text.getvalue()
+    return _yaml_text(msgspec.to_builtins(manifest))
 
 
 def parse_aliases(text: str, where: str) -> dict[str, int]:
@@ -139,13 +128,23 @@ def parse_aliases(text: str, where: str) -> dict[str, int]:
     Raises:
         ModelCorrupt: it is not YAML, or an alias could be mistaken for a version.
     """
-    aliases = _convert(text, where, dict[str, int])
+    aliases = parse_yaml(text, where, dict[str, int])
     for alias, version in aliases.items():
-        if alias == LATEST or NUMBER.fullmatch(alias) or not NAME.fullmatch(alias):
+        if not is_alias(alias):
             raise ModelCorrupt(f"{where}: {alias!r} cannot be an alias")
         if version < 1:
             raise ModelCorrupt(f"{where}: alias {alias} must mean a version number from 1 on")
     return aliases
+
+
+def is_alias(text: str) -> bool:
+    """Whether an alias may be called so: as a model may, and not to be mistaken for a version."""
+    return text != LATEST and not NUMBER.fullmatch(text) and NAME.fullmatch(text) is not None
+
+
+def render_aliases(aliases: Mapping[str, int]) -> str:
+    """The text of an `aliases.yaml`; `parse_aliases` gives the same aliases back."""
+    return _yaml_text(dict(aliases))
 
 
 def pick_version(name: str, wanted: str, versions: Sequence[int], aliases: Mapping[str, int]) -> int:
@@ -179,26 +178,6 @@ def did_you_mean(wanted: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def refuse_content(path: Path) -> None:
-    """Look at a file's first bytes for what is commonly mistaken for an ONNX model.
-
-    Raises:
-        ModelCorrupt: it is one of these.
-    """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise ModelCorrupt(f"{path} is empty")
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
-        raise ModelCorrupt(f"{path} is a pickle, not ONNX: {_PICKLE}")
-    if head.startswith(b"PK\x03\x04"):
-        raise ModelCorrupt(f"{path} is a zip archive (a torch file?), not ONNX: {_TORCH}")
-    if head.startswith(b"version https://git-lfs"):
-        raise ModelCorrupt(f"{path} is a Git LFS pointer, not the model: run git lfs pull")
-    if head[4:8] == b"ORTM":
-        raise ModelCorrupt(f"{path} is in the ORT format, not ONNX")
-
-
 def sha256_of(path: Path) -> str:
     """The digest of a file, hexadecimal."""
     with path.open("rb") as file:
@@ -211,9 +190,20 @@ def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
     )
 
 
-def _convert(text: str, where: str, kind: type[_T]) -> _T:
-    """YAML text as a typed value."""
+def _yaml_text(value: object) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # untyped default in ruamel
+    text = io.StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()
+
+
+def parse_yaml(text: str, where: str, kind: type[_T]) -> _T:
+    """YAML text as a value of a type. Raises: ModelCorrupt, naming `where`."""
     try:
         return msgspec.convert(YAML(typ="safe", pure=True).load(text), kind)
     except (YAMLError, msgspec.ValidationError, ValueError) as error:
         raise ModelCorrupt(f"{where}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ModelCorrupt(f"{where}: it nests too deep") from error

@@ -1,4 +1,4 @@
-"""What an ONNX file says, read without a runtime: its signature, and the files it wants to pull in.
+"""What an ONNX file says, read without a runtime: its signature, the files it wants to pull in, its operators.
 
 ONNX weights may lie in other files that the model names ("external data"). A model from elsewhere could
 name any file of this machine, so every such name is found here before a runtime sees the file. The reader
@@ -6,6 +6,9 @@ walks the protobuf wire format of `onnx.proto3` and nothing else: it skips weigh
 most 100 deep, looks at no more than 5,000,000 fields, and refuses what it does not understand. The names
 are collected wherever a tensor may stand (initialisers, attributes, sub-graphs, functions, training
 graphs), whether or not a runtime would use them.
+
+Operators come from a library of native code unless ONNX Runtime has them or the model defines them itself
+(a function), so those that neither has are found here too.
 
 Source: https://protobuf.dev/programming-guides/encoding/ and onnx/onnx.proto3.
 """
@@ -41,6 +44,9 @@ TREE: Final[dict[str, dict[int, str]]] = {
 }
 MODEL_GRAPH, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 5, 11, 12
 TENSOR_NAME, TENSOR_EXTERNAL_DATA = 8, 13
+NODE_OPERATOR, NODE_DOMAIN, FUNCTION_NAME, FUNCTION_DOMAIN = 4, 7, 1, 10
+NAMES: Final = {"node": (NODE_OPERATOR, NODE_DOMAIN), "function": (FUNCTION_NAME, FUNCTION_DOMAIN)}
+"""Message -> its text fields that name an operator."""
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE = 1, 2, 1, 1, 2
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
@@ -62,22 +68,48 @@ DTYPES: Final = {
 """`TensorProto.DataType` -> dtype of a `TensorSpec`."""
 
 
-@dataclass(slots=True)
-class OnnxFile:
+DOMAINS: Final = frozenset(
+    {
+        "",
+        "ai.onnx",
+        "ai.onnx.ml",
+        "ai.onnx.preview",
+        "ai.onnx.preview.training",
+        "ai.onnx.training",
+        "com.microsoft",
+        "com.microsoft.experimental",
+        "com.microsoft.nchwc",
+        "com.ms.internal.nhwc",
+        "org.pytorch.aten",
+    }
+)
+"""Operator domains that ONNX Runtime itself registers (`get_all_operator_schema`, and the names in its library)."""
+Operator = tuple[str, str]
+"""Domain and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContent:
     """What was found in a file.
 
     Attributes:
-        signature: inputs (without those that have an initialiser) and outputs; a value that is no tensor of
-            a dtype we
-            serve has the dtype `?`.
+        signature: inputs (without those that have an initialiser) and outputs; a value that is no tensor of a
+            dtype we serve has the dtype `?`.
         external: names of files with external data, as the model writes them.
+        operators: domain and name of every operator in use, those that the model defines itself left out.
     """
 
     signature: Signature
     external: frozenset[str]
+    operators: frozenset[Operator]
+
+    @property
+    def custom(self) -> frozenset[Operator]:
+        """Operators that only a library of custom operators has."""
+        return frozenset(operator for operator in self.operators if operator[0] not in DOMAINS)
 
 
-def read_onnx(path: Path) -> OnnxFile:
+def read_onnx(path: Path) -> ModelContent:
     """Read an ONNX file.
 
     Raises:
@@ -92,7 +124,11 @@ def read_onnx(path: Path) -> OnnxFile:
             reader.walk("model", (0, len(data)), 0)
             if reader.graph is None:
                 raise ModelCorrupt(f"{path} is not an ONNX model: it has no graph")
-            return OnnxFile(reader.signature(reader.graph), frozenset(reader.external))
+            return ModelContent(
+                reader.signature(reader.graph),
+                external=frozenset(reader.external),
+                operators=frozenset(reader.used - reader.defined),
+            )
 
 
 @dataclass(slots=True)
@@ -102,6 +138,8 @@ class _Reader:
     data: mmap.mmap
     path: str
     external: set[str] = field(default_factory=set)
+    used: set[Operator] = field(default_factory=set)
+    defined: set[Operator] = field(default_factory=set)
     graph: Span | None = None
     fields: int = 0
 
@@ -110,6 +148,7 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise self.corrupt(f"messages nest more than {MAX_DEPTH} deep")
         below = TREE[kind]
+        names: dict[int, str] = {}
         for number, wire, start, stop in self.each(span):
             if wire != BYTES:
                 continue
@@ -121,6 +160,12 @@ class _Reader:
                         raise self.corrupt("it has two graphs")
                     self.graph = (start, stop)
                 self.walk(below[number], (start, stop), depth + 1)
+            elif number in NAMES.get(kind, ()):
+                names[number] = self.text(start, stop)
+        if kind == "node":
+            self.used.add((names.get(NODE_DOMAIN, ""), names.get(NODE_OPERATOR, "")))
+        elif kind == "function":
+            self.defined.add((names.get(FUNCTION_DOMAIN, ""), names.get(FUNCTION_NAME, "")))
 
     def external_entry(self, span: Span) -> None:
         """Note the value of a `location` entry; an entry that repeats its fields counts with all of them."""

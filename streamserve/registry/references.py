@@ -25,16 +25,11 @@ class FolderReferences:
     def find(self, model: str, version: str) -> Reference | None:
         """The reference of a model version; None when there is none. Raises: ModelCorrupt."""
         path = self._path(model, version)
-        if path is None or not path.is_file():
-            return None
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ModelCorrupt(f"{path} cannot be read: {error}", model=model, version=version) from error
-        if len(data) > MAX_BYTES:
-            raise ModelCorrupt(f"{path} is larger than {MAX_BYTES >> 20} MiB", model=model, version=version)
-        return Reference.from_json(data, str(path))
+            return None if path is None else read_reference(path)
+        except ModelCorrupt as error:
+            error.model, error.version = model, version
+            raise
 
     def write(self, reference: Reference) -> Path:
         """Put a reference beside its model version; a reader sees the old one or the new one, never a half.
@@ -59,3 +54,17 @@ class FolderReferences:
         if not NAME.fullmatch(model) or not NUMBER.fullmatch(version):
             return None
         return self._root / model / version / FILE
+
+
+def read_reference(path: Path) -> Reference | None:
+    """The reference in a file; None when there is none. Raises: ModelCorrupt."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ModelCorrupt(f"{path} cannot be read: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise ModelCorrupt(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    return Reference.from_json(data, str(path))

@@ -1,40 +1,78 @@
 """A repository of models in a folder: `<root>/<name>/<version>/{model.onnx, model.yaml, ...}`.
 
 The adapter of `ports.ModelStore`. A version is a positive integer and never changes; `<name>/aliases.yaml`
-maps an alias such as `stable` to one. Everything is checked on load: the digest of each file that
-`model.yaml` lists, the declared signature against the file's own, and that the weights a model pulls in lie
-inside its folder. A folder with nothing but `model.onnx` works; then nothing was promised and only the file
-itself is checked.
-
-A check and the load that follows are two readings of a file: whoever can write to the repository while a
-worker starts is trusted.
+maps an alias such as `stable` to one. Everything is checked on load (`version`) and written so that a reader
+sees a version whole or not at all (`staging`). A folder with nothing but `model.onnx` works; then nothing was
+promised and only the file itself is checked.
 """
 
 from __future__ import annotations
 
-import stat
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from streamserve.errors import ModelCorrupt, ModelNotFound
-from streamserve.ports import Signature, TensorSpec
+import msgspec
+
+from streamserve.drift.reference import FILE as REFERENCE
+from streamserve.drift.reference import Reference
+from streamserve.errors import ModelNotFound, RegistryError
+from streamserve.registry.download import described, download, is_url
+from streamserve.registry.formats import RUNTIMES
 from streamserve.registry.model import (
     MANIFEST,
-    MAX_MANIFEST_BYTES,
-    MODEL_FILE,
     NAME,
     NUMBER,
-    REFUSED,
     Manifest,
     ModelVersion,
-    Tensor,
     did_you_mean,
+    is_alias,
     parse_aliases,
-    parse_manifest,
     pick_version,
-    refuse_content,
-    sha256_of,
+    render_aliases,
+    render_manifest,
 )
-from streamserve.registry.onnx_file import OnnxFile, read_onnx
+from streamserve.registry.references import read_reference
+from streamserve.registry.source import Source, read_source
+from streamserve.registry.staging import locked, place, staged, sync, write
+from streamserve.registry.version import (
+    model_file,
+    own_file,
+    read_content,
+    read_manifest,
+    read_version,
+    small_text,
+    tensors,
+)
+
+ALIASES: Final = "aliases.yaml"
+MAX_DOWNLOAD_BYTES: Final = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One line of a listing: a version as its folder says, nothing of it checked.
+
+    Attributes:
+        version: its number.
+        aliases: those that mean it.
+        runtime: `onnx`, `torch`, or empty when it holds no model that is served.
+        size_bytes: of all files in its folder.
+        created: when, ISO 8601; empty when unknown.
+        metrics: as its maker measured them.
+        problem: why it cannot be used, as far as can be seen without reading it whole.
+    """
+
+    version: int
+    aliases: tuple[str, ...]
+    runtime: str = ""
+    size_bytes: int = 0
+    created: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
 
 
 class FolderRepository:
@@ -42,10 +80,13 @@ class FolderRepository:
 
     Args:
         root: the folder.
+        custom_operators: models may need operators that ONNX Runtime lacks, because `engine.custom_ops` lists a
+            library of them.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, custom_operators: bool = False) -> None:
         self._root = Path(root)
+        self._custom_operators = custom_operators
 
     def resolve(self, name: str, version: str) -> ModelVersion:
         """The version that `version` (`latest`, a number, an alias) means, all of it checked.
@@ -55,7 +96,7 @@ class FolderRepository:
             ModelCorrupt: it is not what it promises, or of a kind that is not loaded.
         """
         number = pick_version(name, str(version), self.versions(name), self.aliases(name))
-        return read_version(self._root / name / str(number), name, str(number))
+        return self._read(self._root / name / str(number), name, str(number))
 
     def names(self) -> list[str]:
         """Models that are there."""
@@ -69,7 +110,7 @@ class FolderRepository:
         Raises:
             ModelNotFound: there is no such model.
         """
-        return sorted(int(p.name) for p in self._folder(name).iterdir() if NUMBER.fullmatch(p.name) and p.is_dir())
+        return _numbers(self._folder(name))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Aliases of a model.
@@ -78,8 +119,110 @@ class FolderRepository:
             ModelNotFound: there is no such model.
             ModelCorrupt: `aliases.yaml` makes no sense.
         """
-        path = self._folder(name) / "aliases.yaml"
-        return parse_aliases(_text(path), str(path)) if path.exists() else {}
+        return _aliases(self._folder(name))
+
+    def listing(self, name: str) -> list[Listed]:
+        """The versions of a model, ascending, by their folders alone: quick, and nothing is checked.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ModelCorrupt: `aliases.yaml` makes no sense.
+        """
+        aliases = self.aliases(name)
+        return [
+            _listed(self._root / name / str(number), tuple(sorted(a for a, n in aliases.items() if n == number)))
+            for number in self.versions(name)
+        ]
+
+    def push(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        trust: bool = False,
+        alias: str | None = None,
+        version: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        created_from: str = "",
+        max_bytes: int = MAX_DOWNLOAD_BYTES,
+    ) -> ModelVersion:
+        """Add a version: copied, checked, and then there at once and whole, or not at all.
+
+        Args:
+            name: the model; made when it is new.
+            source: a model file, the folder of a version, an MLflow directory, or the URL of one of these.
+            trust: a torch archive, which is code, may be loaded from now on.
+            alias: an alias that shall mean the new version.
+            version: its number; default the next free one. The same content may be pushed under it again.
+            metrics: name -> value, added to those of the source.
+            created_from: where it came from, free text; default what the source says, or its path or URL.
+            max_bytes: most that is fetched from a URL.
+
+        Returns:
+            The version as `resolve` gives it.
+
+        Raises:
+            ConfigError: the source is a URL and its client is not installed.
+            ModelNotFound: the source is not there or holds no model.
+            ModelCorrupt: it is of a kind that is not loaded, or is not what it promises.
+            RegistryError: the number is taken by other content, or a name is no name.
+        """
+        _check_names(name, alias, version)
+        self._root.mkdir(parents=True, exist_ok=True)
+        origin = _origin(source)
+        with staged(self._root) as stage:
+            path = _fetched(source, stage, max_bytes)
+            folder = stage / "version"
+            folder.mkdir()
+            with _as_named({folder: origin, path: origin}):
+                found = read_source(path)
+                text = created_from or found.manifest.source or origin
+                _assemble(found, folder, trust=trust, metrics=metrics or {}, source=text)
+                self._read(folder, name, "")
+            with locked(self._root):
+                number = self._place(folder, name, version)
+                if alias is not None:
+                    self._write_alias(name, alias, number)
+        return self.resolve(name, str(number))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Let an alias mean a version from now on.
+
+        Raises:
+            ModelNotFound: there is no such model or version.
+            RegistryError: it cannot be an alias.
+        """
+        _check_names(name, alias, version)
+        pick_version(name, str(version), self.versions(name), {})
+        with locked(self._root):
+            self._write_alias(name, alias, version)
+
+    def _read(self, folder: Path, name: str, version: str) -> ModelVersion:
+        return read_version(folder, name, version, custom_operators=self._custom_operators)
+
+    def _place(self, folder: Path, name: str, wanted: int | None) -> int:
+        """Put a version where readers look, under its number. The lock is held."""
+        home = self._root / name
+        with contextlib.suppress(FileExistsError):
+            home.mkdir()
+            sync(self._root)
+        number = wanted or max(_numbers(home), default=0) + 1
+        target = home / str(number)
+        if not target.exists():
+            _adopt_reference(folder, name, str(number))
+            place(folder, target)
+        elif _content(folder) != _content(target):
+            raise RegistryError(
+                f"{name} {number} exists and is another model: a version never changes; push without a number for"
+                " the next free one",
+                model=name,
+                version=str(number),
+            )
+        return number
+
+    def _write_alias(self, name: str, alias: str, version: int) -> None:
+        folder = self._root / name
+        write(folder / ALIASES, render_aliases(_aliases(folder) | {alias: version}))
 
     def _folder(self, name: str) -> Path:
         folder = self._root / name
@@ -95,143 +238,104 @@ class FolderRepository:
         )
 
 
-def read_version(folder: Path, name: str, version: str) -> ModelVersion:
-    """Read and check the folder of one version.
+def _check_names(name: str, alias: str | None, version: int | None) -> None:
+    if not NAME.fullmatch(name):
+        raise RegistryError(f"{name!r} cannot be a model's name: use a to z, 0 to 9, `.` and `-`")
+    if alias is not None and not is_alias(alias):
+        raise RegistryError(f"{alias!r} cannot be an alias: it must be a name, not `latest` and not a number")
+    if version is not None and not NUMBER.fullmatch(str(version)):
+        raise RegistryError(f"{version} cannot be a version: versions are numbers from 1 on")
 
-    Raises:
-        ModelNotFound: it holds no model.
-        ModelCorrupt: as for `FolderRepository.resolve`.
-    """
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(p.name) for p in folder.iterdir() if NUMBER.fullmatch(p.name) and p.is_dir())
+
+
+def _aliases(folder: Path) -> dict[str, int]:
+    if not (folder / ALIASES).exists():
+        return {}
+    path = own_file(folder, ALIASES)
+    return parse_aliases(small_text(path), str(path))
+
+
+def _fetched(source: str | Path, stage: Path, max_bytes: int) -> Path:
+    """The source as a path; a URL is fetched into the stage."""
+    if not is_url(source):
+        return Path(source)
+    folder = stage / "source"
+    folder.mkdir()
+    return download(str(source), folder, max_bytes=max_bytes)
+
+
+def _origin(source: str | Path) -> str:
+    return described(str(source)) if is_url(source) else str(Path(source).absolute())
+
+
+@contextlib.contextmanager
+def _as_named(names: Mapping[Path, str]) -> Iterator[None]:
+    """Errors speak of what the caller named, not of the copies in the stage."""
     try:
-        return _read(folder, name, version)
-    except (ModelCorrupt, ModelNotFound) as error:
-        error.model, error.version = name, version
-        raise
-    except OSError as error:
-        raise ModelCorrupt(
-            f"model {name} version {version} cannot be read: {error}", model=name, version=version
-        ) from error
+        yield
+    except (RegistryError, OSError) as error:
+        text = str(error)
+        for path, shown in names.items():
+            text = text.replace(str(path), shown)
+        raise (type(error) if isinstance(error, RegistryError) else RegistryError)(text) from error
 
 
-def _read(folder: Path, name: str, version: str) -> ModelVersion:
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        raise _no_model(folder)
-    refuse_content(path)
-    stated = _manifest(folder)
-    digest = sha256_of(path)
-    if stated is not None:
-        _check_digests(folder, stated, digest)
-    content = read_onnx(path)
-    external = [_confined(folder, location) for location in sorted(content.external)]
-    if stated is not None:
-        _check_promise(folder, stated, content)
-    manifest = stated or _derived(digest, content.signature)
-    size_bytes = path.stat().st_size + sum(file.stat().st_size for file in external)
-    return ModelVersion(
-        name=name,
-        version=version,
-        sha256=digest,
-        path=str(path),
-        signature=content.signature,
-        size_bytes=size_bytes,
-        manifest=manifest,
+def _assemble(found: Source, folder: Path, *, trust: bool, metrics: Mapping[str, float], source: str) -> None:
+    """Write the folder of a version: copies of its files, and the `model.yaml` that pins them."""
+    stated = found.manifest
+    digests = found.copy_to(folder)
+    runtime = RUNTIMES[found.name]
+    manifest = msgspec.structs.replace(
+        stated,
+        # A drift reference may be made anew for a version that stays as it is; it carries its own hash.
+        files={name: digest for name, digest in digests.items() if name != REFERENCE},
+        runtime=runtime,
+        trusted=trust and runtime == "torch",
+        metrics={**stated.metrics, **metrics},
+        created=stated.created or datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
     )
-
-
-def _no_model(folder: Path) -> ModelNotFound | ModelCorrupt:
-    """Why a folder without `model.onnx` is no model."""
-    files = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    for file in files:
-        why = REFUSED.get(Path(file).suffix.lower())
-        if why is not None:
-            return ModelCorrupt(f"{folder / file} is refused: {why}")
-    there = f"only {', '.join(files[:10])}" if files else "nothing"
-    return ModelNotFound(f"{folder} holds no {MODEL_FILE}, {there}")
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    path = folder / MANIFEST
-    return parse_manifest(_text(path), str(path)) if path.exists() else None
-
-
-def _text(path: Path) -> str:
-    """A small UTF-8 file."""
-    with path.open("rb") as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ModelCorrupt(f"{path} is larger than 1 MiB")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ModelCorrupt(f"{path} is not UTF-8: {error}") from error
-
-
-def _derived(digest: str, signature: Signature) -> Manifest:
-    """The manifest of a model that came without one."""
-    return Manifest(
-        files={MODEL_FILE: digest},
-        inputs=tuple(_tensor(spec) for spec in signature.inputs),
-        outputs=tuple(_tensor(spec) for spec in signature.outputs),
-        source="derived from the file",
-    )
-
-
-def _tensor(spec: TensorSpec) -> Tensor:
-    return Tensor(name=spec.name, dtype=spec.dtype, shape=spec.shape)
-
-
-def _check_digests(folder: Path, manifest: Manifest, digest: str) -> None:
-    """Every file that the manifest lists is there and is the one that was listed."""
-    if MODEL_FILE not in manifest.files:
-        raise ModelCorrupt(f"{folder / MANIFEST} lists no sha256 of {MODEL_FILE}")
-    for name, promised in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise ModelCorrupt(f"{path} is listed in {MANIFEST} but not there")
-        found = digest if name == MODEL_FILE else sha256_of(path)
-        if found != promised:
-            raise ModelCorrupt(
-                f"{path} has sha256 {found}, but {MANIFEST} promises {promised}: it was changed or damaged"
-                " after it was published"
-            )
-
-
-def _check_promise(folder: Path, manifest: Manifest, content: OnnxFile) -> None:
-    """The model pulls in only files under digest, and has the signature that was declared."""
-    unlisted = sorted(location for location in content.external if str(Path(location)) not in manifest.files)
-    if unlisted:
-        raise ModelCorrupt(f"{folder / MANIFEST} lists no sha256 of {', '.join(unlisted)}, which the model loads")
-    declared = manifest.signature()
-    if declared is not None and declared != content.signature:
-        raise ModelCorrupt(
-            f"{folder / MANIFEST} declares {_described(declared)}, but {MODEL_FILE} has {_described(content.signature)}"
+    if runtime == "onnx":
+        content = read_content(folder / found.name)
+        manifest = msgspec.structs.replace(
+            manifest,
+            inputs=stated.inputs or tensors(content.signature.inputs),
+            outputs=stated.outputs or tensors(content.signature.outputs),
+            operators=tuple(sorted({domain for domain, _ in content.custom})),
         )
+    write(folder / MANIFEST, render_manifest(manifest))
 
 
-def _described(signature: Signature) -> str:
-    def side(specs: tuple[TensorSpec, ...]) -> str:
-        return ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in specs)
+def _adopt_reference(folder: Path, name: str, version: str) -> None:
+    """A drift reference says whose it is: from now on this version's."""
+    reference = read_reference(folder / REFERENCE)
+    if reference is not None:
+        document = msgspec.structs.replace(reference.document, model=name, version=version)
+        (folder / REFERENCE).write_bytes(Reference.of(document).to_json())
+        sync(folder / REFERENCE)
 
-    return f"{side(signature.inputs)} -> {side(signature.outputs)}"
+
+def _content(folder: Path) -> tuple[dict[str, str], bool]:
+    """What must be equal for two versions to be the same: their files, and whether they are trusted."""
+    manifest = read_manifest(folder) or Manifest()
+    return manifest.files, manifest.trusted
 
 
-def _confined(folder: Path, location: str) -> Path:
-    """The file that external data names, if it is a plain file of this folder: no links of either kind."""
-    refused = f"{folder / MODEL_FILE} names {location!r} as external data, which is refused: "
-    if not location or "\0" in location or Path(location).is_absolute() or ".." in Path(location).parts:
-        raise ModelCorrupt(refused + "it must be a relative path inside the model's folder")
-    path = folder
-    for part in Path(location).parts:
-        path /= part
-        if path.is_symlink():
-            raise ModelCorrupt(refused + f"{path} is a symbolic link")
+def _listed(folder: Path, aliases: tuple[str, ...]) -> Listed:
+    number = int(folder.name)
     try:
-        status = path.stat()
-    except OSError as error:
-        raise ModelCorrupt(refused + f"it cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelCorrupt(refused + "it is not a file")
-    if status.st_nlink > 1:
-        raise ModelCorrupt(refused + "it is a hard link to a file that may lie elsewhere")
-    return path
+        model = model_file(folder)
+        manifest = read_manifest(folder) or Manifest()
+    except (RegistryError, OSError) as error:
+        return Listed(version=number, aliases=aliases, problem=str(error))
+    return Listed(
+        version=number,
+        aliases=aliases,
+        runtime=RUNTIMES[model.name],
+        size_bytes=sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()),
+        created=manifest.created,
+        metrics=manifest.metrics,
+    )

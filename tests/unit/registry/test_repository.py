@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from benchmarks import models
+from streamserve.cli import main
 from streamserve.cli.model import app
 from streamserve.errors import ModelCorrupt, ModelNotFound
 from streamserve.ports import TensorSpec
@@ -320,4 +321,6 @@ def test_inspect_shows_a_model_as_text_and_json(root):
 def test_inspect_takes_a_path_and_fails_with_the_contracts_exit_code(root):
     shown = CliRunner().invoke(app, ["inspect", str(root / "flight-delay" / "10" / "model.onnx")])
     assert "flight-delay version 10" in shown.output
-    assert CliRunner().invoke(app, ["inspect", "nothing", "--repository", str(root)]).exit_code == 78
+    with pytest.raises(SystemExit) as ended:
+        main(["model", "inspect", "nothing", "--repository", str(root)])
+    assert ended.value.code == 78
