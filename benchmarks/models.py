@@ -53,6 +53,58 @@ def words_and_numbers() -> onnx.ModelProto:
     return _model(nodes, [carrier, _floats("dense", 3)], [out, _floats("total", 1)], [axes])
 
 
+def text_classifier(
+    words: Sequence[str] = (), *, vocabulary: int = 1000, width: int = 16, classes: int = 4, seed: int = 0
+) -> onnx.ModelProto:
+    """A bag of layers over a text: embedding, one ReLU layer per position, mean over the mask, scores.
+
+    `tokens` int64[n, length] (with `words`: str[n, length], unknown words are the last of the vocabulary) and `mask`
+    int64[n, length] -> `scores` float32[n, classes] and, per position, `hidden` float32[n, length, width].
+    """
+    generator = np.random.default_rng(seed)
+    shapes = {"table": (vocabulary, width), "w0": (width, width), "w1": (width, classes)}
+    weights = [
+        numpy_helper.from_array(generator.normal(0, shape[-1] ** -0.5, shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    weights += [
+        numpy_helper.from_array(np.array([axis], np.int64), name) for name, axis in (("positions", 1), ("last", 2))
+    ]
+    weights.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    nodes = [
+        helper.make_node("Gather", ["table", "ids" if words else "tokens"], ["embedded"], axis=0),
+        helper.make_node("MatMul", ["embedded", "w0"], ["z0"]),
+        helper.make_node("Relu", ["z0"], ["hidden"]),
+        helper.make_node("Cast", ["mask"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["real", "last"], ["weight"]),
+        helper.make_node("Mul", ["hidden", "weight"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "positions"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["real", "positions"], ["length"], keepdims=1),
+        helper.make_node("Max", ["length", "one"], ["count"]),
+        helper.make_node("Div", ["sum", "count"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "w1"], ["scores"]),
+    ]
+    kind = TensorProto.INT64
+    if words:
+        kind = TensorProto.STRING
+        encoder = helper.make_node(
+            "LabelEncoder",
+            ["tokens"],
+            ["ids"],
+            domain="ai.onnx.ml",
+            keys_strings=list(words),
+            values_int64s=list(range(len(words))),
+            default_int64=vocabulary - 1,
+        )
+        nodes.insert(0, encoder)
+    inputs = [
+        helper.make_tensor_value_info("tokens", kind, ["n", "length"]),
+        helper.make_tensor_value_info("mask", TensorProto.INT64, ["n", "length"]),
+    ]
+    hidden = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["n", "length", width])
+    return _model(nodes, inputs, [_floats("scores", classes), hidden], weights)
+
+
 def looks_up() -> onnx.ModelProto:
     """`x` float32[n] -> `y` float32[n], its square from a table of 0..99; fails when an x is not in it."""
     nodes = [
@@ -138,4 +190,8 @@ def _model(
     weights: Sequence[onnx.TensorProto],
 ) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "model", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)],
+        ir_version=IR_VERSION,
+    )
