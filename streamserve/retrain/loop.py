@@ -17,7 +17,7 @@ from streamserve.clock import Clock
 from streamserve.config.rollout_settings import RetrainLoopSettings
 from streamserve.errors import StreamServeError
 from streamserve.registry.model import ModelVersion
-from streamserve.retrain.command import run_command
+from streamserve.retrain.command import TrainingFailed, run_command
 from streamserve.retrain.requests import Request
 from streamserve.rollout.records import Canary, Command, Promote, Shadow
 from streamserve.telemetry.logs import Log
@@ -75,7 +75,8 @@ class Retrainer:
         model: name of the model.
         config_file: the pipeline's configuration, for the command and for relative paths.
         repository: where versions go.
-        check: tries a version beside the stable one.
+        stable: says the number of the version that is stable.
+        check: tries a version beside another.
         publish: gives a command to the workers; None where there are no rollouts.
         stop: whether we are to end.
     """
@@ -87,7 +88,8 @@ class Retrainer:
         model: str,
         config_file: Path,
         repository: Repository,
-        check: Callable[[ModelVersion], Trial],
+        stable: Callable[[], str],
+        check: Callable[[ModelVersion, str], Trial],
         publish: Callable[[Command], object] | None,
         stop: Callable[[], bool],
         clock: Clock,
@@ -97,6 +99,7 @@ class Retrainer:
         self._model = model
         self._config_file = config_file.resolve()
         self._repository = repository
+        self._stable = stable
         self._check = check
         self._publish = publish
         self._stop = stop
@@ -108,9 +111,10 @@ class Retrainer:
         self._log.info("retraining", reason=request.reason)
         version = ""
         try:
+            stable = self._stable()  # before the push: without rollouts the new version may be the latest, and so it
             pushed = self._pushed_before(request) or self._train(request)
             version = pushed.version
-            trial = self._tried(pushed)
+            trial = self._tried(pushed, stable)
             if trial.problems:
                 return self._told(
                     Retrained(result="refused", version=version, why="; ".join(trial.problems), trial=trial)
@@ -152,7 +156,7 @@ class Retrainer:
         found = self._repository.resolve(self._model, str(newest))
         return found if found.manifest.source == _made_for(request) else None
 
-    def _tried(self, pushed: ModelVersion) -> Trial:
+    def _tried(self, pushed: ModelVersion, stable: str) -> Trial:
         wanted = self._settings.check.metrics
         measured = pushed.manifest.metrics
         problems = [
@@ -162,7 +166,7 @@ class Retrainer:
             for name, least in wanted.items()
             if not measured.get(name, float("-inf")) >= least
         ]
-        return Trial(problems=tuple(problems)) if problems else self._check(pushed)
+        return Trial(problems=tuple(problems)) if problems else self._check(pushed, stable)
 
     def _roll_out(self, version: str, request: Request) -> None:
         if self._publish is None or self._settings.then == "nothing":
