@@ -146,6 +146,8 @@ class Retrainer:
                 stop=self._stop,
                 line=lambda text: self._log.info("training", line=text),
             )
+            if not any(out.iterdir()):
+                raise TrainingFailed("retrain.command ended well, but left nothing in $STREAMSERVE_OUT")
             return self._repository.push(self._model, out, trust=self._settings.trust, created_from=_made_for(request))
 
     def _pushed_before(self, request: Request) -> ModelVersion | None:
