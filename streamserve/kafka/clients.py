@@ -48,20 +48,30 @@ PRODUCER_DEFAULTS: Properties = {
 }
 
 
-def consumer_properties(settings: PipelineSettings) -> Properties:
-    """Properties of a slot's consumer."""
+def consumer_properties(settings: PipelineSettings, slot: str | None = None) -> Properties:
+    """Properties of a consumer in the pipeline's group.
+
+    Args:
+        settings: the pipeline.
+        slot: whose it is. The group's description has it then in the client id, where `kafka.members` finds it.
+    """
     user, _, _ = client_properties(settings)
     protocol: Properties = (
         {} if user.get("group.protocol") == "consumer" else {"partition.assignment.strategy": "cooperative-sticky"}
     )
     return {
-        "client.id": settings.pipeline,
+        "client.id": settings.pipeline if slot is None else client_id(settings.pipeline, slot),
         **CONSUMER_DEFAULTS,
         **protocol,
         **user,
         **CONSUMER_MANDATORY,
         "group.id": settings.pipeline,
     }
+
+
+def client_id(pipeline: str, slot: str) -> str:
+    """The client id of a slot's consumer. A pipeline's name has no `/`, so that the slot can be told from it."""
+    return f"{pipeline}/{slot}"
 
 
 def producer_properties(

@@ -62,6 +62,7 @@ class KafkaSource:
         settings: the pipeline.
         assignment: told what is owned and delivered.
         on_statistics: called with `KafkaStatistics` every few seconds, on the poll thread.
+        slot: whose it is, as the group's description will tell it.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class KafkaSource:
         clock: Clock,
         log: Log,
         on_statistics: Callable[[KafkaStatistics], None] = lambda _: None,
+        slot: str | None = None,
     ) -> None:
         self._settings = settings
+        self._slot = slot
         self._assignment = assignment
         self._clock = clock
         self._log = log
@@ -93,7 +96,7 @@ class KafkaSource:
     def open(self, listener: AssignmentListener) -> None:
         self._listener = listener
         properties = with_callbacks(
-            consumer_properties(self._settings),
+            consumer_properties(self._settings, self._slot),
             error=self._on_error,
             stats=self._on_stats,
             logger=self._log.as_logger("kafka.consumer"),
