@@ -18,29 +18,30 @@ from prometheus_client import CollectorRegistry
 
 from streamserve.batch import ModelIdentity
 from streamserve.clock import Clock, SystemClock
+from streamserve.composition.models import ModelBuilder, resolve_model
+from streamserve.composition.serving import Served, build_follower, build_residency, fixed
 from streamserve.config.drift_topics import drift_topics
+from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.kafka.facts import TopicFacts, topic_facts
 from streamserve.kafka.source import KafkaSource, KafkaStatistics
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.batcher import Batcher
-from streamserve.pipeline.infer import InferStage
-from streamserve.pipeline.poison import BatchBound
 from streamserve.pipeline.ratio import RejectRatio
-from streamserve.pipeline.serving import Deployments, Fixed, LoadedModel, single
+from streamserve.pipeline.serving import Deployments
 from streamserve.pipeline.stages import Stages
-from streamserve.ports import Decoder, Encoder, Engine, ModelFiles, RejectEncoder, Signature, Sink
+from streamserve.ports import Decoder, RejectEncoder, Sink
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.http import ObservabilityServer
 from streamserve.telemetry.logs import Log
-from streamserve.telemetry.metadata import ModelMetadata
-from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.child import LAST_EXIT_CODE, LAST_EXIT_SIGNAL
 from streamserve.worker.journal import CrashJournal
 from streamserve.worker.loop import Worker
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.quarantine import Quarantine
+from streamserve.worker.switch_points import SwitchPoints
 
 if TYPE_CHECKING:
     from streamserve.cache.slot_cache import SlotCache
@@ -73,31 +74,21 @@ class Slot:
         """Start, work until stopped, drain. Raises: StreamServeError."""
         settings = self._settings
         health = Health(self._clock, stall_s=settings.delivery.stall_s)
-        files = resolve_model(settings)
-        metrics_registry = CollectorRegistry()
-        metrics = WorkerMetrics(metrics_registry, pipeline=settings.pipeline, model=files.name, version=files.version)
+        registry = CollectorRegistry()
+        metrics = VersionMetrics(registry, pipeline=settings.pipeline, model=settings.model.name)
+        served = Served()
         with contextlib.ExitStack() as stack:
-            engine = load_engine(settings, files)
-            stack.callback(engine.close)
-            health.condition("model", met=True)
-            metrics.model_loaded(sha256=files.sha256, provider=engine.provider, role="stable")
-            metadata = ModelMetadata(
-                name=files.name,
-                version=files.version,
-                inputs=engine.signature.inputs,
-                outputs=engine.signature.outputs,
-            )
             stack.enter_context(
                 ObservabilityServer(
                     settings.http,
                     self._index,
                     health=health,
-                    registry=metrics_registry,
-                    model=lambda: metadata,
+                    registry=registry,
+                    models=served.metadata,
                     log=self._log,
                 )
             )
-            self._worker = stack.enter_context(self._build(engine, files, metrics, health))
+            self._worker = stack.enter_context(self._build(metrics, health, served))
             if not self._stopped:
                 self._worker.run()
 
@@ -108,37 +99,50 @@ class Slot:
             self._worker.stop()
 
     @contextlib.contextmanager
-    def _build(self, engine: Engine, files: ModelFiles, metrics: WorkerMetrics, health: Health) -> Iterator[Worker]:
+    def _build(self, metrics: VersionMetrics, health: Health, served: Served) -> Iterator[Worker]:
         from streamserve.codecs import build_decoder
-        from streamserve.engines import warm_sizes
-        from streamserve.enrich.features import FeatureEnricher
 
         settings, clock, log = self._settings, self._clock, self._log
+        # Found before any broker is asked; the version that will serve, unless a rollout says otherwise.
+        files = resolve_model(settings) if settings.rollout is None else None
         decoder = build_decoder(settings)
-        enricher = FeatureEnricher(settings.features, engine.signature)
         facts = topic_facts(settings)
         cache = build_cache(settings, facts, metrics, clock, log)
         health.condition("topics", met=True)
-        engine.warm(warm_sizes(settings.engine.max_batch_size))
-        health.condition("warm", met=True)
 
         folder = state_dir(settings)
         quarantine = Quarantine.load(folder, self._name, _last_crash())
         assignment = Assignment(clock)
         calls = PollCalls()
-        with CrashJournal(folder, self._name) as journal:
-            model = LoadedModel(
-                name=files.name,
-                version=files.version,
-                sha256=files.sha256,
-                enricher=enricher,
-                infer=InferStage(engine, journal, quarantine, BatchBound()),
-                encoder=build_encoder(settings, engine.signature, cache),
+        with contextlib.ExitStack() as stack:
+            journal = stack.enter_context(CrashJournal(folder, self._name))
+            builder = ModelBuilder(
+                settings,
+                journal=journal,
+                quarantine=quarantine,
                 metrics=metrics,
+                partition_count=cache.partition_count if cache is not None else None,
             )
-            sampler = build_sampler(settings, facts, files, engine.signature, assignment)
-            stages = build_stages(settings, facts, decoder, Fixed(single(model)), cache)
-            source = KafkaSource(settings, assignment, clock, log, on_statistics=lambda statistics: report(statistics))  # noqa: PLW0108  defined below, once there is a worker
+            models = build_residency(settings, builder, metrics, log)
+            stack.callback(models.close)
+            follower = None
+            if files is not None:
+                served.deployments = fixed(models, files.version, metrics)
+            else:
+                served.deployments = follower = build_follower(settings, self._name, models, metrics, clock, log)
+                follower.start()
+            health.condition("model", met=True)
+            health.condition("warm", met=True)
+            sampler = build_sampler(settings, facts, builder, assignment)
+            stages = build_stages(settings, facts, decoder, served.deployments, cache)
+            source = KafkaSource(
+                settings,
+                assignment,
+                clock,
+                log,
+                on_statistics=lambda statistics: report(statistics),  # noqa: PLW0108  defined below, once there is a worker
+                slot=self._name,
+            )
             worker = Worker(
                 source=source,
                 sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
@@ -156,38 +160,14 @@ class Slot:
                 log=log,
                 cache=cache,
                 sampler=sampler,
+                rollout=follower,
+                switch_points=SwitchPoints(rollout_topics(settings).control, self._name) if follower else None,
             )
 
             def report(statistics: KafkaStatistics) -> None:
                 worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
 
             yield worker
-
-
-def resolve_model(settings: PipelineSettings) -> ModelFiles:
-    """The model version that the settings mean, digests checked."""
-    from streamserve.registry.repository import FolderRepository
-
-    return FolderRepository(settings.model.repository).resolve(settings.model.name, str(settings.model.version))
-
-
-def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:
-    """The engine with that model."""
-    from streamserve.engines import build_engine
-
-    return build_engine(files, settings.engine)
-
-
-def build_encoder(settings: PipelineSettings, signature: Signature, cache: SlotCache | None) -> Encoder:
-    """The encoder of a version's predictions."""
-    from streamserve.codecs.prediction import JsonPredictionEncoder
-
-    return JsonPredictionEncoder(
-        settings.output,
-        signature.outputs,
-        entity_header=settings.input.key is not None,
-        partition_count=cache.partition_count if cache is not None else None,
-    )
 
 
 def build_stages(
@@ -214,24 +194,20 @@ def build_stages(
 def build_sampler(
     settings: PipelineSettings,
     facts: TopicFacts,
-    files: ModelFiles,
-    signature: Signature,
+    builder: ModelBuilder,
     assignment: Assignment,
 ) -> Sampler | None:
     """What takes samples for the drift monitor, when one is configured."""
     if settings.drift is None:
         return None
     from streamserve.config.pii_key import pii_key
-    from streamserve.drift.sampler import SampledVersion, Sampler
-    from streamserve.registry.references import FolderReferences
+    from streamserve.drift.sampler import Sampler
 
     topic = drift_topics(settings).samples
-    reference = FolderReferences(settings.model.repository).find(files.name, files.version)
-    sampled = SampledVersion(outputs=signature.outputs, reference=reference.hash if reference is not None else "")
     return Sampler.of(
         settings,
         settings.drift,
-        lambda _version: sampled,
+        builder.sampled,
         secret=pii_key(settings.drift, os.environ),
         partitions=facts.partitions[topic],
         max_bytes=facts.max_bytes[topic],
@@ -257,7 +233,7 @@ def build_sink(
     folder: Path,
     source: KafkaSource,
     calls: PollCalls,
-    metrics: WorkerMetrics,
+    metrics: VersionMetrics,
     clock: Clock,
     log: Log,
 ) -> Sink:
@@ -284,7 +260,7 @@ def build_sink(
         clock,
         log,
         orphans=_orphans(folder / f"producers-{slot}", ids),
-        on_recycle=lambda _reason: metrics.producer_recycles.inc(),
+        on_recycle=lambda _reason: metrics.now.producer_recycles.inc(),
     )
 
 
@@ -302,7 +278,7 @@ def _orphans(note: Path, ids: Sequence[str]) -> list[str]:
 
 
 def build_cache(
-    settings: PipelineSettings, facts: TopicFacts, metrics: WorkerMetrics, clock: Clock, log: Log
+    settings: PipelineSettings, facts: TopicFacts, metrics: VersionMetrics, clock: Clock, log: Log
 ) -> SlotCache | None:
     """The cache side of a slot, when one is configured."""
     if settings.cache is None:

@@ -19,7 +19,7 @@ from streamserve.cache.writer import CacheWriter, WriterMetrics
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import CacheSettings, PipelineSettings
 from streamserve.telemetry.logs import Log
-from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.telemetry.versions import VersionMetrics
 
 
 class SlotCache:
@@ -39,7 +39,7 @@ class SlotCache:
         cache: CacheSettings,
         properties: Mapping[str, Any],
         partitions: Mapping[str, int],
-        metrics: WorkerMetrics,
+        metrics: VersionMetrics,
         clock: Clock,
         log: Log,
     ) -> None:
@@ -79,10 +79,10 @@ class SlotCache:
             repair=self._repair,
             upkeep=self._counts.refresh if self._by_offset else lambda: None,
             metrics=WriterMetrics(
-                written=metrics.cache_writes.inc,
-                skipped=metrics.cache_skipped.inc,
-                errors=metrics.cache_errors.inc,
-                seconds=metrics.cache_write_seconds.observe,
+                written=lambda count: metrics.now.cache_writes.inc(count),
+                skipped=lambda count: metrics.now.cache_skipped.inc(count),
+                errors=lambda count: metrics.now.cache_errors.inc(count),
+                seconds=lambda seconds: metrics.now.cache_write_seconds.observe(seconds),
                 failed=lambda error: log.warning("cache_away", error=error),
                 healed=lambda: log.info("cache_back"),
             ),

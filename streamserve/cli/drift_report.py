@@ -76,7 +76,7 @@ def examine(
     settings: PipelineSettings, wanted: Range, segment: str, stop: Callable[[], bool]
 ) -> tuple[RangeReport, str]:
     """Read the range and decide. Returns: the report, and the samples topic. Raises: StreamServeError."""
-    from streamserve.app import resolve_model
+    from streamserve.composition.models import resolve_model
     from streamserve.cli.drift_samples import Samples
     from streamserve.config.drift_settings import DriftSettings
     from streamserve.drift.report.collected import Collected

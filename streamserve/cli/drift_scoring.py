@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from streamserve.app import load_engine
+from streamserve.composition.models import load_engine
 from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, PredictionBatch, RecordBatch, Reject
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.drift_settings import DriftSettings

@@ -85,6 +85,15 @@ class InferStage:
         self._quarantine = quarantine
         self._bound = bound
 
+    @property
+    def engine(self) -> Engine:
+        """The engine it runs."""
+        return self._engine
+
+    def beside(self, journal: Journal, quarantine: Suspects) -> InferStage:
+        """A stage of the same engine behind another journal, for another thread; not for both at the same time."""
+        return InferStage(self._engine, journal, quarantine, BatchBound())
+
     def run(self, features: FeatureBatch, identity: ModelIdentity) -> tuple[PredictionBatch, list[Reject]]:
         """Predict every row that can be predicted.
 

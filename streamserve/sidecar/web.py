@@ -156,7 +156,7 @@ class Pages:
         self._board = sources.board
         self._clock = sources.clock
         self._log = sources.log
-        self._routes = Routes(sources.health, sources.registry, lambda: None)
+        self._routes = Routes(sources.health, sources.registry, lambda: ())
         self._assets = load_assets()
         self._beat_s = beat_s
         self._streams = 0

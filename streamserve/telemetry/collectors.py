@@ -1,6 +1,6 @@
-"""Two collectors that prometheus_client lacks: a histogram fed by columns, and a replaceable series set.
+"""Collectors that prometheus_client lacks: a histogram fed by columns, a replaceable series set, counters by output.
 
-Both implement the library's collector interface (`collect`, `describe`), may be used from any thread, and
+All implement the library's collector interface (`collect`, `describe`), may be used from any thread, and
 hold their lock for microseconds. They know nothing of streamserve's own metrics (`metrics` declares those).
 """
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
@@ -114,6 +114,11 @@ class SeriesGauge:
         self._varying = tuple(varying)
         self._series: Mapping[tuple[object, ...], float] = {}
 
+    @property
+    def series(self) -> Mapping[tuple[object, ...], float]:
+        """The whole content."""
+        return self._series
+
     def replace(self, series: Mapping[K, float]) -> None:
         """Make `series` (values of the varying labels -> value) the whole content; the mapping is copied."""
         self._series = {tuple(key): float(value) for key, value in series.items()}
@@ -128,4 +133,39 @@ class SeriesGauge:
         shared = list(self._labels.values())
         for key, value in self._series.items():
             family.add_metric([*shared, *map(str, key)], value)
+        return [family]
+
+
+class OutputCounter:
+    """A counter with one series per output of a model: few, known to the model and not to who declares the metric.
+
+    Args:
+        name: name of the family, without `_total`.
+        help_text: one sentence.
+        labels: label names and values that all series share.
+    """
+
+    def __init__(self, name: str, help_text: str, labels: Mapping[str, str]) -> None:
+        self._name = name
+        self._help = help_text
+        self._labels = dict(labels)
+        self._totals: dict[str, float] = {}
+        self._lock = Lock()
+
+    def add(self, output: str, amount: float) -> None:
+        """Count `amount`, which is not negative."""
+        with self._lock:
+            self._totals[output] = self._totals.get(output, 0.0) + amount
+
+    def describe(self) -> Iterable[Metric]:
+        """The family's name and type, for the registry's check against duplicates."""
+        return [CounterMetricFamily(self._name, self._help)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The family with one sample an output."""
+        family = CounterMetricFamily(self._name, self._help, labels=[*self._labels, "output"])
+        with self._lock:
+            totals = dict(self._totals)
+        for output, total in totals.items():
+            family.add_metric([*self._labels.values(), output], total)
         return [family]

@@ -17,7 +17,7 @@ from typing import Generic, Literal, Protocol, TypeVar, overload
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 
-from streamserve.telemetry.collectors import ColumnHistogram, SeriesGauge
+from streamserve.telemetry.collectors import ColumnHistogram, OutputCounter, SeriesGauge
 
 PREFIX = "streamserve_"
 BASE_LABELS = ("pipeline", "model", "version")
@@ -66,10 +66,10 @@ class Declared(Generic[M_co]):
     ) -> None:
         self.spec = spec
         self._make = make
-        self._attribute = ""
+        self.attribute = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._attribute = name
+        self.attribute = name
 
     @overload
     def __get__(self, instance: None, owner: type) -> Declared[M_co]: ...
@@ -82,7 +82,7 @@ class Declared(Generic[M_co]):
     def bind(self, instance: object, base: dict[str, str]) -> Collector:
         """Make the live metric for `instance` and return its collector."""
         collector, metric = self._make(self.spec, base)
-        vars(instance)[self._attribute] = metric
+        vars(instance)[self.attribute] = metric
         return collector
 
 
@@ -114,6 +114,16 @@ def counters(name: str, help_text: str, labels: Mapping[str, tuple[str, ...]]) -
         return parent, {values: parent.labels(*base.values(), *values) for values in product(*spec.labels.values())}
 
     return Declared(_spec(name, "counter", help_text, labels), make)
+
+
+def counter_by_output(name: str, help_text: str) -> Declared[OutputCounter]:
+    """Declare a counter with the label `output`, whose series come with the first count of each output."""
+
+    def make(spec: Declaration, base: dict[str, str]) -> tuple[Collector, OutputCounter]:
+        collector = OutputCounter(spec.family, spec.help, base)
+        return collector, collector
+
+    return Declared(_spec(name, "counter", help_text, {"output": ()}), make)
 
 
 def gauge(name: str, help_text: str, *, unknown: bool = False) -> Declared[Gauge]:

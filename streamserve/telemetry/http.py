@@ -53,7 +53,7 @@ class ObservabilityServer:
     Args:
         address: host and the port of slot 0; port 0 takes any free one.
         slot_index: added to the port.
-        health, registry, model: what is told.
+        health, registry, models: what is told.
         log: gets a line when the port opens.
         request_timeout_s: for a whole request.
     """
@@ -65,13 +65,13 @@ class ObservabilityServer:
         *,
         health: Health,
         registry: CollectorRegistry,
-        model: ModelProvider,
+        models: ModelProvider,
         log: Log,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         self._host = address.host
         self._wanted = address.port + slot_index if address.port else 0
-        self._routes = Routes(health, registry, model)
+        self._routes = Routes(health, registry, models)
         self._log = log
         self._timeout_s = request_timeout_s
         self._server: _Server | None = None

@@ -41,7 +41,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetadata:
-    """What a worker serves.
+    """A version that a worker serves.
 
     Attributes:
         name, version: identity of the model.
@@ -55,11 +55,11 @@ class ModelMetadata:
     outputs: Sequence[Tensor]
     platform: str = ONNX_PLATFORM
 
-    def document(self) -> dict[str, object]:
-        """The protocol's metadata response."""
+    def document(self, versions: Sequence[str]) -> dict[str, object]:
+        """The protocol's metadata response; `versions` are all that serve."""
         return {
             "name": self.name,
-            "versions": [self.version],
+            "versions": list(versions),
             "platform": self.platform,
             "inputs": [_tensor(tensor) for tensor in self.inputs],
             "outputs": [_tensor(tensor) for tensor in self.outputs],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -16,8 +16,8 @@ import streamserve
 from streamserve.telemetry.health import Health, Verdict
 from streamserve.telemetry.metadata import ModelMetadata
 
-ModelProvider = Callable[[], ModelMetadata | None]
-"""Gives the model in use, or None while there is none. Called on every request, from any thread."""
+ModelProvider = Callable[[], Sequence[ModelMetadata]]
+"""Gives the versions in use, the stable one first. Called on every request, from any thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,13 @@ class Routes:
     Args:
         health: answers `/v2/health/*`.
         registry: scraped by `/metrics`.
-        model: gives the model in use.
+        models: gives the versions in use.
     """
 
-    def __init__(self, health: Health, registry: CollectorRegistry, model: ModelProvider) -> None:
+    def __init__(self, health: Health, registry: CollectorRegistry, models: ModelProvider) -> None:
         self._health = health
         self._registry = registry
-        self._model = model
+        self._models = models
 
     def answer(self, path: str, accept: str, accept_encoding: str) -> Response:
         """The response to a GET of `path` (no query, still percent-encoded)."""
@@ -70,20 +70,17 @@ class Routes:
                 return error(HTTPStatus.NOT_FOUND, "no such path; see /v2, /v2/health/live, /metrics")
 
     def _describe(self, name: str, version: str | None) -> Response:
-        model = self._find(name, version)
-        return _unknown_model(name, version) if model is None else _json(HTTPStatus.OK, model.document())
+        models = [model for model in self._models() if model.name == name]
+        model = next((model for model in models if version in {None, model.version}), None)
+        if model is None:
+            return _unknown_model(name, version)
+        return _json(HTTPStatus.OK, model.document([model.version for model in models]))
 
     def _model_ready(self, name: str, version: str | None) -> Response:
-        if self._find(name, version) is None:
+        if not any(model.name == name and version in {None, model.version} for model in self._models()):
             return _unknown_model(name, version)
         ready = self._health.met("model", "warm")
         return _json(_status(ready), {"name": name, "ready": ready})
-
-    def _find(self, name: str, version: str | None) -> ModelMetadata | None:
-        model = self._model()
-        if model is None or model.name != name or version not in {None, model.version}:
-            return None
-        return model
 
     def _metrics(self, accept: str, accept_encoding: str) -> Response:
         try:

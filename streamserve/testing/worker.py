@@ -19,7 +19,7 @@ from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.pii_key import pii_key
 from streamserve.config.settings import PipelineSettings
-from streamserve.drift.sampler import Sampler
+from streamserve.drift.sampler import SampledVersion, Sampler
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.batcher import Batcher
@@ -32,6 +32,7 @@ from streamserve.ports import Engine
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.telemetry.versions import VersionMetrics
 from streamserve.testing.broker import MemoryBroker
 from streamserve.testing.sink import MemorySink
 from streamserve.testing.source import MemorySource
@@ -72,7 +73,7 @@ class MemoryWorker:
         self.log = io.StringIO()
         log = Log.open(stream=self.log, format="json")
         identity = ModelIdentity(name=settings.model.name, version=str(settings.model.version))
-        self.metrics = WorkerMetrics(
+        self.versions = VersionMetrics(
             CollectorRegistry(), pipeline=settings.pipeline, model=identity.name, version=identity.version
         )
         self.health = Health(clock, stall_s=settings.delivery.stall_s)
@@ -98,7 +99,7 @@ class MemoryWorker:
         self.worker = Worker(
             source=self.source,
             sink=self.sink,
-            stages=_stages(settings, engine, identity, self.metrics),
+            stages=_stages(settings, engine, identity, self.versions.now),
             assignment=self.assignment,
             mailbox=Mailbox(batcher, clock),
             max_poll=sizes.max_batch_size,
@@ -106,7 +107,7 @@ class MemoryWorker:
             calls=PollCalls(),
             ratio=RejectRatio(settings.dead_letter.max_ratio, settings.dead_letter.ratio_window),
             quarantine=_NothingKnown(),
-            metrics=self.metrics,
+            metrics=self.versions,
             health=self.health,
             clock=clock,
             log=log,
@@ -134,6 +135,11 @@ class MemoryWorker:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise TimeoutError(f"the worker runs on after {timeout_s} s")
+
+    @property
+    def metrics(self) -> WorkerMetrics:
+        """Of the stable version."""
+        return self.versions.now
 
     @property
     def running(self) -> bool:
@@ -200,8 +206,7 @@ def _sampler(
     return Sampler.of(
         settings,
         settings.drift,
-        engine.signature.outputs,
-        reference="",
+        lambda _version: SampledVersion(outputs=engine.signature.outputs),
         secret=pii_key(settings.drift, os.environ),
         partitions=broker.partitions(drift_topics(settings).samples),
         max_bytes=MAX_RECORD_BYTES,

@@ -21,12 +21,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from streamserve import failpoints
-from streamserve.batch import CacheBatch, Positions, Reject, SampleBatch, SampleRecords, TopicPartition
+from streamserve.batch import OutboundBatch, SampleRecords, TopicPartition
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import DeliverySettings
 from streamserve.errors import SinkError, StreamServeError
@@ -37,9 +36,12 @@ from streamserve.ports import Sink, Source, Transaction
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.mailbox import Mailbox
+from streamserve.worker.parts import CacheQueue, Follower, Knowledge, Sampler
 from streamserve.worker.rotation import Rotation, Written
+from streamserve.worker.switch_points import SwitchPoints
 
 POLL_TIMEOUT_S = 0.05
 FULL_WAIT_S = 0.25
@@ -53,33 +55,6 @@ MAX_ABORTS = 20
 """So many aborts in a row without a commit end the process."""
 ABORT_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 """Waits before the aborts of a row, the last one for all further: together longer than a hung member's session."""
-
-
-class Knowledge(Protocol):
-    """What crashes taught: kept up to date as records are committed and partitions come over."""
-
-    def forget(self, positions: Positions) -> None: ...
-    def reload(self) -> None: ...
-
-
-class CacheQueue(Protocol):
-    """The cache's side of a worker."""
-
-    def offer(self, entries: CacheBatch) -> None: ...
-    def request_repair(self) -> None: ...
-    def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def run(self) -> None: ...
-    def drain(self, deadline: Deadline) -> bool: ...
-    def close(self) -> None: ...
-
-
-class Sampler(Protocol):
-    """Takes the drift monitor's samples of a transaction's batches and their rejects, at a time on both clocks."""
-
-    def sample(
-        self, batches: Sequence[tuple[SampleBatch, Sequence[Reject]]], now_s: float, now_ms: int
-    ) -> SampleRecords | None: ...
 
 
 class Worker:
@@ -97,6 +72,7 @@ class Worker:
         quarantine: what earlier crashes taught.
         cache: the cache thread's work, or None.
         sampler: takes samples for the drift monitor, or None.
+        rollout: follows the rollout, or None; with it, `switch_points` says what was scored from where on.
     """
 
     def __init__(
@@ -112,12 +88,14 @@ class Worker:
         calls: PollCalls,
         ratio: RejectRatio,
         quarantine: Knowledge,
-        metrics: WorkerMetrics,
+        metrics: VersionMetrics,
         health: Health,
         clock: Clock,
         log: Log,
         cache: CacheQueue | None = None,
         sampler: Sampler | None = None,
+        rollout: Follower | None = None,
+        switch_points: SwitchPoints | None = None,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -129,12 +107,14 @@ class Worker:
         self._calls = calls
         self._ratio = ratio
         self._quarantine = quarantine
-        self._metrics = metrics
+        self._versions = metrics
         self._health = health
         self._clock = clock
         self._log = log
         self._cache = cache
         self._sampler = sampler
+        self._rollout = rollout
+        self._switch_points = switch_points
         self._rotation = Rotation(
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
@@ -156,6 +136,8 @@ class Worker:
         threads = [self._thread(lane) for lane in (self._poll, self._compute, self._write, self._commit)]
         if self._cache is not None:
             threads.append(self._thread(self._cache.run))
+        if self._rollout is not None:
+            threads.append(self._thread(self._rollout.run, "rollout"))
         self._log.info("worker_started")
         self._watch()
         self._close(threads)
@@ -177,14 +159,19 @@ class Worker:
         self._mailbox.close(discard=True)
         self._rotation.finish()
 
-    def _thread(self, lane: Callable[[], None]) -> threading.Thread:
+    @property
+    def _metrics(self) -> WorkerMetrics:
+        """The stable version's, which may change between two batches."""
+        return self._versions.now
+
+    def _thread(self, lane: Callable[[], None], name: str | None = None) -> threading.Thread:
         def body() -> None:
             try:
                 lane()
             except BaseException as failure:
                 self.fail(failure)
 
-        thread = threading.Thread(target=body, name=lane.__name__.strip("_"), daemon=True)
+        thread = threading.Thread(target=body, name=name or lane.__name__.strip("_"), daemon=True)
         thread.start()
         return thread
 
@@ -213,6 +200,8 @@ class Worker:
             if self._failure is None:
                 self._cache.drain(Deadline.after(5.0, self._clock))
             self._cache.close()
+        if self._rollout is not None:
+            self._rollout.close(leaves=self._failure is None)
         deadline = Deadline.after(15.0, self._clock)
         for thread in threads:
             thread.join(deadline.remaining_s())
@@ -278,6 +267,7 @@ class Worker:
         """What the source's client knows, every few seconds."""
         self._health.brokers(reachable=brokers_up)
         self._metrics.inflight_batches.set(self._rotation.held)
+        self._metrics.assigned_partitions.set(len(self._assignment.epochs))
         if lag is None:
             return
         behind = sum(lag.values())
@@ -289,9 +279,9 @@ class Worker:
     # -- compute -------------------------------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        metrics = self._metrics
         while (taken := self._mailbox.take()) is not None:
             records, reason = taken
+            metrics = self._metrics
             metrics.batch_closed(reason)
             metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
             stale = self._assignment.stale(records.next_positions(), records.epochs)
@@ -325,7 +315,7 @@ class Worker:
                 if written.transaction is None:
                     failpoints.reach("before_begin")
                     written.transaction = self._begin()
-                for part in current.outbound:
+                for part in (*current.outbound, *self._switched(current)):
                     written.transaction.add(part)
                 written.batches.append(current)
             batch = self._rotation.more(since_s)
@@ -337,6 +327,10 @@ class Worker:
             written.transaction.flush()
             failpoints.reach("after_flush")
         return written
+
+    def _switched(self, batch: ScoredBatch) -> tuple[OutboundBatch, ...]:
+        points = self._switch_points.of(batch) if self._switch_points is not None else None
+        return (points,) if points is not None else ()
 
     def _sample(self, batches: list[ScoredBatch]) -> SampleRecords | None:
         if self._sampler is None:

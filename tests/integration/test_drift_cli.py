@@ -13,7 +13,7 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from streamserve.app import resolve_model
+from streamserve.composition.models import resolve_model
 from streamserve.cli import main
 from streamserve.cli.drift_files import file_parts
 from streamserve.cli.drift_scoring import Scorer, personal_of

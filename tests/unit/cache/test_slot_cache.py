@@ -19,7 +19,7 @@ from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.settings import CacheSettings, OutputSettings
 from streamserve.ports import TensorSpec
 from streamserve.telemetry.logs import Log
-from streamserve.telemetry.metrics import WorkerMetrics
+from streamserve.telemetry.versions import VersionMetrics
 from tests.records import settings
 from tests.unit.cache.clocks import HandClock
 from tests.unit.cache.test_entries import events, records
@@ -35,7 +35,7 @@ def make():
                 CacheSettings(url=server.url, timeout_ms=5000, **options),
                 {},
                 {"in": 4},
-                WorkerMetrics(CollectorRegistry(), pipeline="p", model="m", version="1"),
+                VersionMetrics(CollectorRegistry(), pipeline="p", model="m", version="1"),
                 HandClock(),
                 Log.open(stream=io.StringIO()),
             )

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -83,7 +83,7 @@ def world():
         0,
         health=health,
         registry=registry,
-        model=lambda: models[-1],
+        models=lambda: models,
         log=QUIET,
         request_timeout_s=1.0,
     )
@@ -137,6 +137,14 @@ def test_model_metadata_is_the_protocols(world, path):
     )
 
 
+def test_metadata_is_there_for_every_version_that_serves_the_stable_one_first(world):
+    world.models.append(replace(MODEL, version="4", inputs=[]))
+    assert world.json("/v2/models/delay")[1]["versions"] == ["3", "4"]
+    assert world.json("/v2/models/delay")[1]["inputs"] != []
+    assert world.json("/v2/models/delay/versions/4")[1]["inputs"] == []
+    assert world.json("/v2/models/delay/versions/5")[0] == 404
+
+
 @pytest.mark.parametrize("path", ["/v2/models/delay/ready", "/v2/models/delay/versions/3/ready"])
 def test_a_model_is_ready_when_loaded_and_warm(world, path):
     assert world.json(path) == (503, {"name": "delay", "ready": False})
@@ -164,7 +172,7 @@ def test_what_is_not_there_is_a_404_in_json(world, path):
 
 
 def test_before_a_model_is_loaded_there_is_none(world):
-    world.models.append(None)
+    world.models.clear()
     assert world.json("/v2/models/delay")[0] == 404
 
 
@@ -277,7 +285,7 @@ def server(port, slot_index=0, host="127.0.0.1"):
         slot_index,
         health=health,
         registry=CollectorRegistry(),
-        model=lambda: None,
+        models=lambda: (),
         log=QUIET,
     )
 
@@ -321,7 +329,7 @@ def test_a_provider_that_fails_is_a_500_and_a_line_in_the_log():
     health = Health(HandClock(), stall_s=60)
     log = Log.open(stream=stream, verbosity=-2)
     listening = ObservabilityServer(
-        HttpSettings(port=0), 0, health=health, registry=CollectorRegistry(), model=broken, log=log
+        HttpSettings(port=0), 0, health=health, registry=CollectorRegistry(), models=broken, log=log
     )
     with listening, socket.create_connection(("127.0.0.1", listening.port), timeout=10) as connection:
         connection.sendall(b"GET /v2/models/m HTTP/1.1\r\n\r\n")

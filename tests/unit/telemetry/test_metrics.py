@@ -18,6 +18,7 @@ COUNTERS = {
     *("records_consumed_total", "predictions_total", "records_rejected_total", "inference_executions_total"),
     *("records_late_total", "batch_close_total", "commits_total", "producer_recycles_total", "rebalances_total"),
     *("cache_writes_total", "cache_skipped_total", "cache_errors_total"),
+    *("model_loads_total", "model_load_failures_total", "model_evictions_total"),
     *("samples_total", "samples_left_out_total", "sample_chunks_total", "sample_chunk_bytes_total"),
     *("shadow_rows_total", "shadow_dropped_total", "shadow_errors_total"),
     *("shadow_compared_total", "shadow_difference_total", "shadow_disagreements_total"),
@@ -30,6 +31,7 @@ HISTOGRAMS = {
 GAUGES = {
     *("consumer_lag_records", "consumer_lag_seconds", "assigned_partitions", "paused", "inflight_batches"),
     *("catching_up", "batch_bound_rows"),
+    *("models_loaded", "model_memory_bytes"),
     *("last_commit_timestamp_seconds", "sample_level", "model_info", "build_info", "gpu_memory_used_bytes"),
 }
 
@@ -48,6 +50,8 @@ def use_everything(metrics):
     metrics.consumer_lag_seconds.set(1)
     metrics.last_commit_timestamp_seconds.set(2)
     metrics.gpu_memory_used_bytes.set(3)
+    metrics.models_loaded.set(1)
+    metrics.model_memory_bytes.set(5)
     metrics.sample_level.set(0)
     metrics.batch_bound_rows.set(64)
     metrics.model_loaded(sha256="ab", provider="CPUExecutionProvider", role="stable")

@@ -1,0 +1,332 @@
+"""Follows the rollout topic: loads what a command asks for beside the running worker, then switches.
+
+One thread of a slot, beside the line of `loop`. It reads commands, has the versions of the new state loaded, warmed and
+rehearsed while the old ones go on serving, and puts a new `Deployment` in the place of the old one with one assignment:
+the compute thread looks it up once a batch, so the switch falls between two batches. Whatever is wrong with a new
+version, the old deployment stays, and the slot's acknowledgement says why. It is tried again when a new command comes.
+
+The topic's word holds over `model.version`, which only says what the very first worker starts with. Brokers that are
+away stop nothing but the following.
+
+The thread runs at a lower priority than the line: a load takes seconds of CPU (graph optimisation, warm-up), and on a
+full machine they would be taken from the events (Triton #8117 and #8587, TensorFlow Serving #1866 are users who saw
+their p99 rise tenfold during a load).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+from streamserve.batch import ModelIdentity
+from streamserve.clock import Clock
+from streamserve.errors import StreamServeError
+from streamserve.pipeline.serving import Deployment, LoadedModel, Route
+from streamserve.rollout.log import RolloutLog
+from streamserve.rollout.records import NONE, Acknowledgement, Promote, new_id, text
+from streamserve.rollout.split import split_of
+from streamserve.rollout.state import RolloutState
+from streamserve.rollout.topic import RecordReader, RecordWriter
+from streamserve.telemetry.logs import Log
+from streamserve.telemetry.versions import ServedModel, VersionMetrics
+
+START_TIMEOUT_S = 60.0
+"""For reading the topic to its end before the worker is ready."""
+POLL_S = 0.2
+RETRY_S = 1.0
+"""Pause after the topic could not be read or written."""
+NICENESS = 10
+
+
+class Models(Protocol):
+    """Where loaded versions come from."""
+
+    @property
+    def versions(self) -> Sequence[str]: ...
+    def get(self, version: str, *, serving: Collection[str]) -> LoadedModel: ...
+    def fits(self, version: str) -> bool: ...
+    def keep(self, serving: Collection[str], needed: Collection[str]) -> None: ...
+    def sweep(self) -> None: ...
+
+
+class RolloutFollower:
+    """Keeps a slot's deployment at what the topic says; the stages' `Deployments`.
+
+    `start` is called before the worker runs, `run` is a thread of it.
+
+    Args:
+        slot: who acknowledges.
+        reader, writer: the topic.
+        models: loads versions and keeps them.
+        first: resolves the version that the settings mean; asked only when the topic says nothing yet.
+        metrics: told which versions serve.
+
+    Attributes:
+        current: what serves; not there before `start`.
+    """
+
+    current: Deployment
+
+    def __init__(
+        self,
+        *,
+        slot: str,
+        reader: RecordReader,
+        writer: RecordWriter,
+        models: Models,
+        first: Callable[[], str],
+        metrics: VersionMetrics,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._slot = slot
+        self._reader = reader
+        self._writer = writer
+        self._models = models
+        self._first = first
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log
+        self._topic = RolloutLog()
+        self._known = NONE
+        self._error = ""
+        self._broken: set[str] = set()
+        self._previous_due = False
+        self._unsent: Acknowledgement | None = None
+        self._stopping = threading.Event()
+        self._leaves = False
+
+    def start(self) -> None:
+        """Read the topic to its end and have what it says serve.
+
+        When the newest state cannot be served, an earlier one with the same stable version, or with the one before
+        it, is; the acknowledgement carries the error.
+
+        Raises:
+            BrokerUnavailable, ContractError: the topic cannot be read or written.
+            StreamServeError: no such state can be served; what is wrong with the newest.
+        """
+        began_s = self._clock.monotonic_s()
+        self._reader.open()
+        self._writer.open()
+        self._read_to_end()
+        if self._topic.state.stable is None:
+            self._begin()
+        self._known = self._topic.state.revision
+        self._deploy_newest()
+        self._acknowledge(began_s)
+
+    def run(self) -> None:
+        """Follow, until `close`."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while not self._stopping.is_set():
+            try:
+                self._step()
+            except StreamServeError as error:
+                self._log.warning("rollout_topic_away", error=str(error))
+                self._stopping.wait(RETRY_S)
+        self._leave()
+
+    def close(self, *, leaves: bool) -> None:
+        """End `run`; `leaves`: the slot ends in good order, so its acknowledgement goes."""
+        self._leaves = leaves
+        self._stopping.set()
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Say which version this pipeline starts with; when several workers do, the first one's word holds."""
+        self._writer.publish(
+            Promote(
+                id=new_id(),
+                version=self._first(),
+                by=text(self._slot),
+                why="first start",
+                at_ms=self._clock.epoch_ms(),
+                expects=NONE,
+            )
+        )
+        while self._topic.state.stable is None:
+            self._read_to_end()
+
+    def _read_to_end(self) -> None:
+        for entry in self._reader.read_to_end(START_TIMEOUT_S):
+            self._topic.add(*entry)
+
+    def _deploy_newest(self) -> None:
+        """Have the newest state serve that can. Raises: what is wrong with the newest, when none can."""
+        first: Exception | None = None
+        for state in _candidates(self._topic):
+            if self._broken.intersection(state.serving):
+                continue
+            try:
+                self._deploy(state)
+            except Exception as error:
+                self._failed(state, error)
+                first = first or error
+            else:
+                return
+        if first is not None:
+            raise first
+
+    # -- follow --------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        for entry in self._reader.poll(POLL_S):
+            self._topic.add(*entry)
+        state = self._topic.state
+        if state.revision != self._known:
+            began_s = self._clock.monotonic_s()
+            self._known = state.revision
+            self._follow(state)
+            self._acknowledge(began_s)
+        elif self._previous_due:
+            self._warm_previous(state)
+        elif self._unsent is not None:
+            self._send(self._unsent)
+        self._models.sweep()
+
+    def _follow(self, state: RolloutState) -> None:
+        """Have a new state serve; the old one goes on when that fails."""
+        self._broken.difference_update(state.serving)
+        self._error = ""
+        try:
+            self._deploy(state)
+        except Exception as error:
+            self._failed(state, error)
+
+    def _deploy(self, state: RolloutState) -> None:
+        """Load what is missing, then switch. Raises: what a version that must serve was refused for."""
+        keep = {*state.serving, *self._serving()}
+        models = {version: self._loaded(version, keep) for version in state.serving}
+        deployment = deployed(state, models)
+        if state.stable is not None:
+            self._metrics.stable(state.stable)
+        self.current = deployment
+        self._metrics.serving([served(route) for route in deployment.all_routes])
+        self._models.keep(state.serving, state.needed)
+        self._previous_due = True
+        self._log.info("rollout_switched", revision=state.revision, serving=list(state.serving))
+
+    def _serving(self) -> tuple[str, ...]:
+        """Versions that the present deployment holds."""
+        return tuple(route.model.version for route in self.current.all_routes) if hasattr(self, "current") else ()
+
+    def _loaded(self, version: str, keep: Collection[str]) -> LoadedModel:
+        try:
+            return self._models.get(version, serving=keep)
+        except Exception:
+            self._broken.add(version)
+            raise
+
+    def _failed(self, state: RolloutState, error: Exception) -> None:
+        """Say that a state cannot be served."""
+        message = str(error) if isinstance(error, StreamServeError) else f"{type(error).__name__}: {error}"
+        self._error = self._error or text(message)
+        self._log.error("rollout_not_followed", revision=state.revision, error=message, stays=self._serving())
+
+    def _warm_previous(self, state: RolloutState) -> None:
+        """Load what a rollback goes back to, if it fits; it is only a kindness, and nothing fails with it."""
+        self._previous_due = False
+        version = state.previous
+        if version is None or version in self._broken or version in self._models.versions:
+            return
+        try:
+            if self._models.fits(version):
+                self._loaded(version, self._serving())
+        except Exception as error:
+            self._log.warning("rollback_not_warm", version=version, error=str(error))
+        self._acknowledge(self._clock.monotonic_s())
+
+    # -- answer --------------------------------------------------------------------------------------------------
+
+    def _acknowledge(self, began_s: float) -> None:
+        self._unsent = Acknowledgement(
+            slot=self._slot,
+            revision=self._known,
+            serving=self.current.revision,
+            versions=tuple(sorted(self._models.versions, key=int)),
+            error=self._error,
+            took_ms=round((self._clock.monotonic_s() - began_s) * 1000, 3),
+            at_ms=self._clock.epoch_ms(),
+        )
+        self._send(self._unsent)
+
+    def _send(self, acknowledgement: Acknowledgement) -> None:
+        """Publish it; what the brokers do not take is sent again later."""
+        try:
+            self._writer.publish(acknowledgement)
+            self._unsent = None
+        except StreamServeError as error:
+            self._log.warning("rollout_not_acknowledged", error=str(error))
+            self._stopping.wait(RETRY_S)
+
+    def _leave(self) -> None:
+        try:
+            if self._leaves:
+                self._writer.tombstone(self._slot)
+        except StreamServeError as error:
+            self._log.warning("rollout_not_left", error=str(error))
+        finally:
+            self._reader.close()
+            self._writer.close()
+
+
+def deployed(state: RolloutState, models: Mapping[str, LoadedModel]) -> Deployment:
+    """The deployment of a state; `models` has every version that serves."""
+    names = [arm.name for arm in state.arms] if state.experiment is not None else []
+    routes = tuple(
+        Route(
+            models[version],
+            _identity(
+                models[version],
+                role="canary" if side else "stable",
+                experiment=state.experiment or "",
+                arm=names[side] if names else "",
+                told=state.active,
+            ),
+        )
+        for side, version in enumerate(state.sides)
+    )
+    shadow = None
+    if state.shadow is not None:
+        shadow = Route(models[state.shadow], _identity(models[state.shadow], role="shadow", told=True))
+    return Deployment(routes=routes, split=split_of(state), shadow=shadow, revision=state.revision)
+
+
+def _identity(
+    model: LoadedModel,
+    *,
+    role: Literal["stable", "canary", "shadow"],
+    experiment: str = "",
+    arm: str = "",
+    told: bool = False,
+) -> ModelIdentity:
+    return ModelIdentity(
+        name=model.name,
+        version=model.version,
+        sha256=model.sha256,
+        role=role,
+        experiment=experiment,
+        arm=arm,
+        told=told,
+    )
+
+
+def _candidates(topic: RolloutLog) -> Iterator[RolloutState]:
+    """States to start with: the newest, then earlier ones that do not go back further than a rollback would."""
+    newest = state = topic.state
+    while state.stable is not None:
+        if state.stable in {newest.stable, newest.previous}:
+            yield state
+        state = topic.state_at(state.revision - 1)
+
+
+def served(route: Route) -> ServedModel:
+    """What the metrics say of a model that serves."""
+    model = route.model
+    return ServedModel(model.version, model.sha256, model.infer.engine.provider, route.identity.role)
