@@ -18,6 +18,7 @@ from streamserve.config.lint_drift import drift_findings, drift_topic_warnings, 
 from streamserve.config.lint_features import feature_findings
 from streamserve.config.lint_rollout import rollout_findings, rollout_topic_warnings, rollout_warnings
 from streamserve.config.loading import LoadedConfig
+from streamserve.config.pinned import pinned_findings
 from streamserve.config.settings import PipelineSettings, ThresholdSettings
 from streamserve.config.start_position import parse_start
 from streamserve.config.topic_documents import TopicDocument, check_topics
@@ -245,6 +246,7 @@ _ERRORS: tuple[Rule, ...] = (
     _cache,
     drift_findings,
     rollout_findings,
+    pinned_findings,
     _http,
 )
 _WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings, rollout_warnings)

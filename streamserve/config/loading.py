@@ -36,6 +36,8 @@ _FOLDER_KEYS: tuple[Path, ...] = (
     ("hooks", "after", "path"),
     ("cache", "password_file"),
     ("drift", "pii_key_file"),
+    ("hooks", "before", "path"),
+    ("hooks", "after", "path"),
 )
 
 
@@ -151,6 +153,11 @@ class _Loading:
         for webhook in webhooks if isinstance(webhooks, list) else ():
             if isinstance(webhook, dict) and isinstance(webhook.get("token_file"), str):
                 webhook["token_file"] = str(folder / webhook["token_file"])
+        engine = self._data.get("engine")
+        libraries = engine.get("custom_ops") if isinstance(engine, dict) else None
+        for library in libraries if isinstance(libraries, list) else ():
+            if isinstance(library, dict) and isinstance(library.get("path"), str):
+                library["path"] = str(folder / library["path"])
         model = self._data.get("model")
         if isinstance(model, dict):
             model.setdefault("repository", str(folder / "models"))

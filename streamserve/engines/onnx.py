@@ -4,8 +4,8 @@ The adapter owns one inference session. It checks at the start what would hurt l
 asked for is the one in use, that every input and output is a tensor with a free batch axis. On the hot path
 it adds one length check per output and nothing else; `session.run` releases the GIL.
 
-Custom operator libraries are never loaded, and the runtime's own fall back to the CPU is off:
-`allow_cpu_fallback` decides.
+Libraries of custom operators are loaded only by path and digest (`engine.custom_ops`), and the runtime's own
+fall back to the CPU is off: `allow_cpu_fallback` decides.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from streamserve.batch import Tensor, Tensors
 from streamserve.config.engine_settings import EngineSettings
+from streamserve.config.pinned import pinned_file
 from streamserve.engines.faults import OUT_OF_MEMORY, engine_error, short
 from streamserve.engines.warm_up import check_outputs, dummies, wrong_length
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
@@ -116,18 +117,17 @@ def _session(path: str, settings: EngineSettings) -> onnxruntime.InferenceSessio
         extra = "gpu" if settings.device == "cuda" else "cpu"
         raise ConfigError(f"ONNX Runtime is not installed ({error}): pip install 'streamserve[{extra}]'") from error
     providers = _providers(onnxruntime.get_available_providers(), settings)
+    options = _options(onnxruntime.SessionOptions(), settings)
     try:
-        return onnxruntime.InferenceSession(
-            path, _options(onnxruntime.SessionOptions(), settings), providers=providers, enable_fallback=0
-        )
+        return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:
         text = str(error)
         if OUT_OF_MEMORY.search(text):
             raise EngineOutOfMemory(f"no memory to load {path}: {short(text)}") from error
         if "is not a registered function/op" in text or "No opset import for domain" in text:
             raise ContractError(
-                f"{path} needs an operator that this ONNX Runtime lacks (custom operator libraries are not"
-                f" loaded): {short(text)}"
+                f"{path} needs an operator that this ONNX Runtime lacks, nor has a library in engine.custom_ops:"
+                f" {short(text)}"
             ) from error
         raise ModelCorrupt(f"ONNX Runtime cannot load {path}: {short(text)}") from error
 
@@ -148,7 +148,17 @@ def _options(options: onnxruntime.SessionOptions, settings: EngineSettings) -> o
     # Idle pool threads would spin on the cores that the poll, write and commit threads need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for library in settings.custom_ops:
+        _register(options, pinned_file(library.path, library.sha256))
     return options
+
+
+def _register(options: onnxruntime.SessionOptions, library: str) -> None:
+    """Load a library of custom operators: its code runs from here on."""
+    try:
+        options.register_custom_ops_library(library)
+    except Exception as error:
+        raise ConfigError(f"engine.custom_ops: {library} is no library of operators: {short(str(error))}") from error
 
 
 def _providers(available: Sequence[str], settings: EngineSettings) -> list[tuple[str, dict[str, str]]]:
