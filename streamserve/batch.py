@@ -305,6 +305,7 @@ class ModelIdentity:
         role: what it is in the rollout.
         experiment, arm: which side of which A/B test, when one runs.
         told: whether the role is written on predictions though it is `stable`: while more than one version answers.
+        fallback: whether the outputs are `engine.fallback`'s, given to a late record in its place.
     """
 
     name: str
@@ -314,6 +315,7 @@ class ModelIdentity:
     experiment: str = ""
     arm: str = ""
     told: bool = False
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +329,12 @@ class PredictionBatch:
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def take(self, keep: Sequence[int]) -> PredictionBatch:
+        """The rows at the positions `keep` (ascending)."""
+        index = np.asarray(keep, dtype=np.intp)
+        outputs = {name: tensor[index] for name, tensor in self.outputs.items()}
+        return replace(self, events=self.events.take(keep), outputs=outputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ and the tracing headers are those of the input record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import repeat
 from typing import NamedTuple, cast
 
@@ -29,6 +28,7 @@ from streamserve.batch import (
 )
 from streamserve.config.settings import OutputSettings
 from streamserve.errors import ContractError
+from streamserve.pipeline.finite import not_finite
 from streamserve.ports import TensorSpec
 
 CARRIED_HEADERS = frozenset({"traceparent", "tracestate", "baggage", "correlationid"})
@@ -109,26 +109,8 @@ class JsonPredictionEncoder:
         )
 
     def _not_finite(self, predictions: PredictionBatch) -> list[Reject]:
-        """A reject for every row in which an output is NaN or infinite; the first such output is named."""
-        details: dict[int, str] = {}
-        for column in self._columns:
-            values = column.raw(predictions)
-            if values.dtype.kind != "f":
-                continue
-            finite = np.isfinite(cast("np.ndarray[tuple[int, ...], np.dtype[np.float64]]", values))
-            if finite.all():
-                continue
-            flat = finite.reshape(len(predictions), -1)
-            for i in np.flatnonzero(~flat.all(axis=1)).tolist():
-                at = int((~flat[i]).argmax())
-                value = values.reshape(len(predictions), -1)[i, at].item()
-                where = column.output if flat.shape[1] == 1 else f"{column.output}[{at}]"
-                details.setdefault(i, f"the model's output {where} = {value} is not finite")
-        rows = predictions.events.row
-        return [
-            Reject(row=rows[i], stage="infer", reason="non_finite", detail=detail)
-            for i, detail in sorted(details.items())
-        ]
+        written = [(column.output, column.raw(predictions)) for column in self._columns]
+        return not_finite(written, predictions.events.row)
 
     def _not_text(self, predictions: PredictionBatch) -> list[Reject]:
         """A reject for every row with a text that UTF-8 cannot hold (a lone surrogate)."""
@@ -262,6 +244,8 @@ def _model_text(model: ModelIdentity) -> bytes:
         text += b',"role":' + orjson.dumps(model.role)
     if model.experiment:
         text += b',"experiment":' + orjson.dumps(model.experiment) + b',"arm":' + orjson.dumps(model.arm)
+    if model.fallback:
+        text += b',"fallback":true'
     return text
 
 
@@ -292,6 +276,4 @@ def _carried_and_entity(events: EventBatch) -> list[Headers | None]:
 
 def _without(predictions: PredictionBatch, rejects: Sequence[Reject]) -> PredictionBatch:
     bad = {reject.row for reject in rejects}
-    keep = [i for i, row in enumerate(predictions.events.row) if row not in bad]
-    outputs = {name: values[keep] for name, values in predictions.outputs.items()}
-    return replace(predictions, events=predictions.events.take(keep), outputs=outputs)
+    return predictions.take([i for i, row in enumerate(predictions.events.row) if row not in bad])
