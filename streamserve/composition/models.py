@@ -27,7 +27,12 @@ from streamserve.telemetry.versions import VersionMetrics
 def resolve_model(settings: PipelineSettings, version: str | None = None) -> ModelFiles:
     """The model version that `version` means, digests checked; without one, what the settings mean."""
     wanted = str(settings.model.version) if version is None else version
-    return FolderRepository(settings.model.repository).resolve(settings.model.name, wanted)
+    return open_repository(settings).resolve(settings.model.name, wanted)
+
+
+def open_repository(settings: PipelineSettings) -> FolderRepository:
+    """The repository of the pipeline's models."""
+    return FolderRepository(settings.model.repository, custom_operators=bool(settings.engine.custom_ops))
 
 
 def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:

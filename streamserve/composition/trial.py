@@ -13,14 +13,13 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from streamserve.batch import EventBatch, ModelIdentity, RecordBatch, Reject, Tensors
-from streamserve.composition.models import ModelBuilder
+from streamserve.composition.models import ModelBuilder, open_repository
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
 from streamserve.pipeline.infer import Suspicion
 from streamserve.pipeline.serving import LoadedModel
 from streamserve.recorded.compare import Comparison, compare
 from streamserve.recorded.reading import recorded_inputs
-from streamserve.registry.repository import FolderRepository
 from streamserve.telemetry.versions import VersionMetrics
 
 
@@ -95,7 +94,7 @@ class Bench:
     def __init__(self, settings: PipelineSettings) -> None:
         engine = settings.engine.model_copy(update={"allow_cpu_fallback": True})
         self._settings = settings.model_copy(update={"engine": engine})
-        self._repository = FolderRepository(settings.model.repository)
+        self._repository = open_repository(settings)
         nothing = _NothingKnown()
         metrics = VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name)
         self._builder = ModelBuilder(self._settings, journal=nothing, quarantine=nothing, metrics=metrics)
