@@ -3,7 +3,8 @@
 A consumer of the group `<pipeline>.retrain`, so that one of several runners gets a request. It is committed when it was
 dealt with; a runner that dies before leaves it to the next one. While a model is trained the consumer is paused and
 polled, because training takes longer than a group waits for a silent member. Of requests that wait together the newest
-counts: the others asked for the same.
+counts: the others asked for the same. One older than `drift.retrain.at_most_every_s` is passed over: where its reason
+lasts, the monitor has asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Self
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.drift.events import RetrainRequest
@@ -62,11 +64,12 @@ class Requests:
     def __init__(self, settings: PipelineSettings) -> None:
         self._pipeline = settings.pipeline
         self._topic = drift_topics(settings).alerts
+        self._oldest_s = (settings.drift or DriftSettings()).retrain.at_most_every_s
         self._properties = {
             **consumer_properties(settings),
             "group.id": f"{settings.pipeline}.retrain",
             "client.id": f"{settings.pipeline}.retrain",
-            "auto.offset.reset": "latest",
+            "auto.offset.reset": "earliest",  # a request may be older than its first runner
         }
         self._consumer: Any = None
 
@@ -130,6 +133,8 @@ class Requests:
             error = source_error(message.error(), f"reading {self._topic}")
             if isinstance(error, SourceError) and not error.retryable:
                 raise error
+            return None
+        if message.timestamp()[1] < (time.time() - self._oldest_s) * 1000:
             return None
         return request_of(message.value(), self._pipeline)
 
