@@ -39,9 +39,11 @@ NOUNS = {
     "produce": "Write events to a topic.",
     "tail": "Follow the predictions of a pipeline.",
     "dlq": "Look at dead letters and replay them.",
+    "replay": "Score input records again with another version.",
     "cache": "Read and rebuild the prediction cache.",
     "model": "Inspect models.",
     "drift": "Measure drift: references, reports, other tools' figures.",
+    "retrain": "Train when it is asked for, check, and roll out.",
     "demo": "Run a whole pipeline on this machine.",
 }
 """Noun -> its line in `--help`; in this order."""

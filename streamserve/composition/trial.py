@@ -13,7 +13,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from streamserve.batch import EventBatch, ModelIdentity, RecordBatch, Reject, Tensors
-from streamserve.composition.models import ModelBuilder, open_repository
+from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
 from streamserve.pipeline.infer import Suspicion
@@ -94,14 +94,18 @@ class Bench:
     def __init__(self, settings: PipelineSettings) -> None:
         engine = settings.engine.model_copy(update={"allow_cpu_fallback": True})
         self._settings = settings.model_copy(update={"engine": engine})
-        self._repository = open_repository(settings)
         nothing = _NothingKnown()
-        metrics = VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name)
-        self._builder = ModelBuilder(self._settings, journal=nothing, quarantine=nothing, metrics=metrics)
+        self._builder = ModelBuilder(
+            self._settings,
+            load=lambda files: load_engine(self._settings, files),
+            journal=nothing,
+            quarantine=nothing,
+            metrics=VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name),
+        )
 
     def load(self, version: str) -> LoadedModel:
         """A version, as a worker would load it. Raises: whatever keeps it from serving."""
-        return self._builder.build(self._builder.resolve(version))
+        return self._builder.build(resolve_model(self._settings, version))
 
     def score(self, model: LoadedModel, events: EventBatch) -> Scored:
         """Every event through the model's path."""
@@ -139,8 +143,7 @@ class Bench:
             BrokerUnavailable, SourceError: the samples cannot be read.
         """
         new, old = self.load(version), self.load(against)
-        signature = self._repository.resolve(self._settings.model.name, against).signature
-        recorded = recorded_inputs(self._settings, signature, rows=rows, stop=stop)
+        recorded = recorded_inputs(self._settings, old.infer.engine.signature, rows=rows, stop=stop)
         return tried(self.score(old, recorded.events), self.score(new, recorded.events), old.version, new.version)
 
 
