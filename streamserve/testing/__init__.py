@@ -19,9 +19,11 @@ from streamserve.testing.cache import MemoryCache
 from streamserve.testing.clock import ManualClock
 from streamserve.testing.engine import FunctionEngine
 from streamserve.testing.faults import FaultPlan
+from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
+from streamserve.testing.shadow import MemoryShadowSink
 from streamserve.testing.sink import MemorySink, MemoryTransaction
 from streamserve.testing.source import MemorySource
-from streamserve.testing.worker import MemoryWorker, memory_settings
+from streamserve.testing.worker import MemoryFiles, MemoryWorker, memory_settings
 
 __all__ = [
     "FaultPlan",
@@ -29,7 +31,11 @@ __all__ = [
     "ManualClock",
     "MemoryBroker",
     "MemoryCache",
+    "MemoryFiles",
     "MemoryRecord",
+    "MemoryRolloutReader",
+    "MemoryRolloutWriter",
+    "MemoryShadowSink",
     "MemorySink",
     "MemorySource",
     "MemoryTransaction",

@@ -36,6 +36,8 @@ HEADER: Final = struct.Struct("<8sB3xII")
 SIZE_BYTES: Final = 1 << 18
 """Room for thousands of partitions in one batch; a batch with more goes without an entry."""
 PREFIX: Final = "journal-"
+SHADOW_PREFIX: Final = "shadow-"
+"""Of the journal in which a slot's shadow lane notes what is inside *its* engine."""
 FEW_PARTITIONS: Final = 8
 """Up to so many it is quicker to search the batch for each one's first record than to put all rows into a dict."""
 
@@ -64,10 +66,11 @@ class CrashJournal:
     Args:
         state_dir: folder of all slots of this pipeline on this machine, made with mode 0700.
         slot: name of the slot, unique among live ones.
+        prefix: of the file's name.
     """
 
-    def __init__(self, state_dir: str | Path, slot: str) -> None:
-        self._path = journal_path(Path(state_dir), slot)
+    def __init__(self, state_dir: str | Path, slot: str, *, prefix: str = PREFIX) -> None:
+        self._path = journal_path(Path(state_dir), slot, prefix)
         self._slot = slot
         self._fd = -1
         self._map: mmap.mmap | None = None
@@ -199,11 +202,11 @@ def _parse(data: bytes) -> Entry | None:
     return entry
 
 
-def journal_path(state_dir: Path, slot: str) -> Path:
+def journal_path(state_dir: Path, slot: str, prefix: str = PREFIX) -> Path:
     """Where a slot's journal lies; a slot name is any text without `/` and NUL."""
     if not slot or "/" in slot or "\0" in slot:
         raise ConfigError(f"{slot!r} cannot be a slot's name")
-    return state_dir / f"{PREFIX}{slot}"
+    return state_dir / f"{prefix}{slot}"
 
 
 def journals(state_dir: Path) -> Iterable[tuple[str, Path]]:

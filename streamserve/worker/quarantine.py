@@ -11,6 +11,10 @@ device
 watchdog ends a
   hang; None: nobody knows): the record stays a suspect, and is quarantined at the third such death.
 
+A process may die of its shadow lane, which has an engine and a journal of its own (`shadow`). So a death with an entry
+in that one as well convicts nobody: it counts as one of unknown cause, and the lane leaves the shadow alone in the next
+life. If it was not the shadow, the next death has one entry.
+
 Only the entry of the own slot is judged, because only its cause of death is known; entries of other dead
 slots make suspects and stay where they are for their own next life. Knowledge lies in `quarantine.json` in
 the state folder, shared by all slots of the machine under a lock, replaced atomically, and is dropped when
@@ -36,6 +40,7 @@ from streamserve.batch import Positions, RecordBatch
 from streamserve.errors import ConfigError
 from streamserve.pipeline.infer import Suspicion
 from streamserve.worker.journal import (
+    SHADOW_PREFIX,
     Entry,
     OffsetRange,
     journal_path,
@@ -148,7 +153,7 @@ class Quarantine:
             record = before
             entry = read_abandoned(own) if own.exists() else None
             if entry is not None:
-                record = judged(record, entry, crashed_by)
+                record = judged(record, entry, None if shadow_inside(folder, slot) else crashed_by)
                 log.warning(
                     "crash_found",
                     extra={"slot": slot, "rows": entry.rows, "ranges": entry.ranges, "cause": crashed_by},
@@ -211,6 +216,17 @@ class Quarantine:
             log.warning("quarantine_not_read", extra={"path": str(self._folder), "why": str(error)})
 
 
+def shadow_inside(state_dir: Path, slot: str) -> bool:
+    """Whether the shadow lane of a slot that died was inside its engine. Before its journal is opened again."""
+    path = journal_path(state_dir, slot, SHADOW_PREFIX)
+    return path.exists() and read_abandoned(path) is not None
+
+
+def shadow_crashed(state_dir: Path, slot: str, crashed_by: int | None) -> bool:
+    """Whether a slot's last life may have ended over its shadow: inside its engine, and not killed from outside."""
+    return shadow_inside(state_dir, slot) and (crashed_by is None or _native(crashed_by))
+
+
 def judged(record: Record, entry: Entry, crashed_by: int | None) -> Record:
     """What is known after a process died over `entry`."""
     if entry.rows > 1:
@@ -219,15 +235,18 @@ def judged(record: Record, entry: Entry, crashed_by: int | None) -> Record:
     place = (topic, partition, offset)
     earlier = next((c for c in record.convicts if (c.topic, c.partition, c.offset) == place), None)
     deaths = earlier.deaths + 1 if earlier else 1
-    native = crashed_by is not None and (-crashed_by in NATIVE_CRASHES or crashed_by == DEVICE_FAULT_EXIT_CODE)
     why = ""
-    if native:
+    if crashed_by is not None and _native(crashed_by):
         why = f"the engine crashed on this record ({_cause(crashed_by)})"
     elif deaths >= DEATHS_UNEXPLAINED:
         why = f"the worker died {deaths} times with this record alone in the engine ({_cause(crashed_by)})"
     convict = Convict(topic, partition, offset, deaths, why or (earlier.why if earlier else ""))
     others = tuple(c for c in record.convicts if c is not earlier)
     return Record(suspects=record.suspects, convicts=(*others, convict))
+
+
+def _native(crashed_by: int) -> bool:
+    return -crashed_by in NATIVE_CRASHES or crashed_by == DEVICE_FAULT_EXIT_CODE
 
 
 def _cause(crashed_by: int | None) -> str:

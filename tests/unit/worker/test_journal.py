@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from streamserve.batch import RecordBatch, TopicPartition
 from streamserve.errors import ConfigError
+from streamserve.pipeline.infer import Suspicion
 from streamserve.worker import quarantine as quarantine_module
-from streamserve.worker.journal import CrashJournal, Entry, OffsetRange, ranges_of, read_abandoned
+from streamserve.worker.journal import SHADOW_PREFIX, CrashJournal, Entry, OffsetRange, ranges_of, read_abandoned
 from streamserve.worker.quarantine import (
     DEVICE_FAULT_EXIT_CODE,
     Quarantine,
     Record,
     judged,
+    shadow_crashed,
 )
 
 SEGV, KILL = -11, -9
@@ -268,3 +270,32 @@ def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path):
     with pytest.raises(ConfigError, match="state_dir"):
         Quarantine.load(tmp_path / "file", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def abandon_shadow(state_dir, slot):
+    with CrashJournal(state_dir, slot, prefix=SHADOW_PREFIX) as journal:
+        journal.enter(BATCH, [0, 1])
+
+
+def test_a_death_with_the_shadow_inside_convicts_nobody_of_the_stable_path(tmp_path):
+    abandon(tmp_path, "a", BATCH, [2])
+    abandon_shadow(tmp_path, "a")
+    assert Quarantine.load(tmp_path, "a", SEGV).split(BATCH) == Suspicion(alone=frozenset({2}), never={})
+    assert shadow_crashed(tmp_path, "a", SEGV)
+    with CrashJournal(tmp_path, "a", prefix=SHADOW_PREFIX):
+        assert not shadow_crashed(tmp_path, "a", SEGV)
+    abandon(tmp_path, "a", BATCH, [2])  # it was not the shadow
+    assert Quarantine.load(tmp_path, "a", SEGV).split(BATCH).never.keys() == {2}
+
+
+def test_a_death_with_the_shadow_alone_inside_makes_no_suspects(tmp_path):
+    CrashJournal(tmp_path, "a").open()
+    abandon_shadow(tmp_path, "a")
+    assert Quarantine.load(tmp_path, "a", SEGV).split(BATCH) is None
+
+
+@pytest.mark.parametrize(("cause", "told"), [(SEGV, True), (70, True), (None, True), (KILL, False)])
+def test_the_shadow_is_only_left_alone_after_a_death_that_may_be_its_fault(tmp_path, cause, told):
+    abandon_shadow(tmp_path, "a")
+    assert shadow_crashed(tmp_path, "a", cause) is told
+    assert not shadow_crashed(tmp_path, "b", cause)
