@@ -12,7 +12,7 @@ replaced.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,10 +39,12 @@ class BatchBound:
     Attributes:
         rows: most rows of one inference.
         patience: full batches to pass before `rows` grows.
+        on_change: told the new `rows`.
     """
 
     rows: int = UNBOUNDED
     patience: int = PATIENCE_BATCHES
+    on_change: Callable[[int], None] = field(default=lambda _rows: None, repr=False)
     _passed: int = field(default=0, repr=False)
     _ceiling: int = field(default=UNBOUNDED, repr=False)
 
@@ -52,8 +54,7 @@ class BatchBound:
             self._ceiling = rows
         else:
             self.patience = min(self.patience * 2, PATIENCE_MAX)
-        self.rows = max(1, min(self.rows, rows // 2))
-        self._passed = 0
+        self._move(max(1, min(self.rows, rows // 2)))
 
     def passed(self, rows: int) -> None:
         """`rows` went through. Counts only when that was all the bound allows."""
@@ -61,8 +62,12 @@ class BatchBound:
             return
         self._passed += 1
         if self._passed >= self.patience and self.rows < self._ceiling:
-            self.rows = min(self.rows * 2, self._ceiling)
-            self._passed = 0
+            self._move(min(self.rows * 2, self._ceiling))
+
+    def _move(self, rows: int) -> None:
+        self.rows = rows
+        self._passed = 0
+        self.on_change(rows)
 
 
 @dataclass(slots=True)

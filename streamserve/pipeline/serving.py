@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamserve.batch import EventBatch, FeatureBatch, ModelIdentity, PredictionBatch, Reject
+from streamserve.pipeline.fallback import Fallback
 from streamserve.pipeline.infer import InferStage
 from streamserve.pipeline.latency_model import Timing
 from streamserve.ports import Encoder, Enricher
@@ -37,6 +38,7 @@ class LoadedModel:
         enricher, infer, encoder: its stages.
         before, after: hooks and post-processing, None where there are none.
         metrics: bound to the version.
+        fallback: its outputs for late records, when they get one.
         warmed: what its warm-up took, by rows; empty when nobody plans by it.
     """
 
@@ -49,6 +51,7 @@ class LoadedModel:
     before: BeforeModel | None = None
     after: AfterModel | None = None
     metrics: WorkerMetrics = field(repr=False)
+    fallback: Fallback | None = None
     warmed: tuple[Timing, ...] = ()
 
 

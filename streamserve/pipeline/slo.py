@@ -31,7 +31,7 @@ from streamserve.telemetry.versions import VersionMetrics
 EARLIEST_MS = 946_684_800_000
 """2000-01-01. A timestamp before it is a mistake (seconds for milliseconds, mostly), no age."""
 CALM_S = 1.0
-"""So long nothing may have been older than the goal before the worker has caught up: the partitions of a batch differ."""
+"""So long nothing may have been older than the goal before the worker has caught up: partitions differ in age."""
 COMMIT_GUESS_S = 0.02
 """What a commit takes, until one was measured."""
 COMMITS = 64

@@ -4,8 +4,9 @@ Pure but for the engine. Every row comes out as a prediction or as a reject, and
 rejected* is checked here for every batch, because a row that vanishes would be committed and lost.
 
 A batch goes through three steps, so that one batch can be prepared while another is in the engine: `prepare` (decode,
-look up the deployment, route, enrich), `infer`, `finish` (post-process, encode, dead letters). The rows of one route
-are a leg; without a canary or an experiment there is one leg, and no row is copied for it.
+look up the deployment, sort out late records, route, enrich), `infer`, `finish` (post-process, encode, dead letters).
+The rows of one route are a leg; without a canary, an experiment or late records there is one leg, and no row is copied
+for it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from streamserve.batch import (
     TopicPartition,
 )
 from streamserve.errors import StreamServeError
+from streamserve.pipeline.lateness import Admission, Lateness, LateRows
 from streamserve.pipeline.serving import Deployment, Deployments, Route
 from streamserve.ports import Decoder, RejectEncoder
 from streamserve.telemetry.metrics import WorkerMetrics
@@ -92,6 +94,9 @@ class ScoredBatch:
         legs: what each version made of it; a row is in one of them.
         cache: entries for the cache once all of it is committed.
         revision: of the deployment that scored it.
+        late: rows that could not make the latency goal any more; None when none was.
+        compute_s: seconds of the three steps together, waiting between them left out.
+        ready_s: when it was finished, on the clock of `time.perf_counter`.
     """
 
     records: RecordBatch
@@ -101,6 +106,9 @@ class ScoredBatch:
     legs: tuple[ScoredLeg, ...]
     cache: CacheBatch | None
     revision: int = -1
+    late: LateRows | None = None
+    compute_s: float = 0.0
+    ready_s: float = 0.0
 
     @property
     def predicted(self) -> int:
@@ -128,6 +136,7 @@ class ScoredBatch:
             consumed=len(keep),
             legs=tuple(leg.without(keep, stale) for leg in self.legs),
             cache=self.cache.take(_positions_of(keep, self.cache.row)) if self.cache else None,
+            late=LateRows(self.late.outcome, [row for row in self.late.rows if row in keep]) if self.late else None,
         )
 
 
@@ -142,7 +151,7 @@ class Leg:
     Attributes:
         route: where they go.
         features: what the model gets; rows that failed before are in `rejects`.
-        predictions: what it gave, once it has.
+        predictions: what it gave, once it has; late records have their fallback from the start.
         rejects: grows from step to step.
     """
 
@@ -159,16 +168,20 @@ class Job:
     Attributes:
         records: the batch.
         deployment: who scores it.
-        events: what was decoded of it.
-        undecodable: rejects of the decoder.
+        events: what was decoded of it and goes to the models.
+        refused: rejects from before the routes: undecodable or too late.
         legs: by route.
+        late: see `ScoredBatch`.
+        spent_s: seconds of the steps so far.
     """
 
     records: RecordBatch
     deployment: Deployment
     events: EventBatch
-    undecodable: list[Reject]
+    refused: list[Reject]
     legs: list[Leg] = field(default_factory=list)
+    late: LateRows | None = None
+    spent_s: float = 0.0
 
 
 class Stages:
@@ -182,6 +195,7 @@ class Stages:
         cache_entries: makes the cache's part, when there is a cache.
         sampled: whether samples will be taken of the batches.
         shadow: where a shadow's work goes.
+        lateness: sorts late records out, when there is a latency goal.
     """
 
     def __init__(
@@ -194,6 +208,7 @@ class Stages:
         cache_entries: CacheEntries | None = None,
         sampled: bool = False,
         shadow: Shadow | None = None,
+        lateness: Lateness | None = None,
     ) -> None:
         self._decoder = decoder
         self._deployments = deployments
@@ -202,6 +217,7 @@ class Stages:
         self._cache_entries = cache_entries
         self._sampled = sampled
         self._shadow = shadow
+        self._lateness = lateness
 
     def score(self, records: RecordBatch) -> ScoredBatch:
         """Every row to a prediction or a dead letter: all three steps."""
@@ -213,16 +229,21 @@ class Stages:
         """Records to the inputs of the models that serve now."""
         deployment = self._deployments.current
         start_s = perf_counter()
-        events, undecodable = self._decoder.decode(records)
+        events, refused = self._decoder.decode(records)
         deployment.routes[0].model.metrics.decode_seconds.observe(perf_counter() - start_s)
-        job = Job(records, deployment, events, undecodable)
-        for route, part in deployment.parts(events):
+        job = Job(records, deployment, events, refused)
+        if self._lateness is not None:
+            _admitted(job, self._lateness.admit(events))
+        for route, part in deployment.parts(job.events):
             job.legs.append(_enriched(route, part))
+        job.spent_s = perf_counter() - start_s
         return job
 
     def infer(self, job: Job) -> None:
         """Inputs to outputs."""
         for leg in job.legs:
+            if leg.predictions is not None:
+                continue
             start_s = perf_counter()
             model = leg.route.model
             leg.predictions, bad = model.infer.run(leg.features, leg.route.identity)
@@ -230,6 +251,7 @@ class Stages:
             model.metrics.infer_seconds.observe(perf_counter() - start_s)
             model.metrics.batch_size.observe(len(leg.features))
             model.metrics.inference_executions.inc()
+            job.spent_s += perf_counter() - start_s
 
     def finish(self, job: Job) -> ScoredBatch:
         """Outputs to records, and whatever did not make it to dead letters.
@@ -246,15 +268,17 @@ class Stages:
         predictions: list[PredictionBatch] = []
         for number, leg in enumerate(job.legs):
             made, outbound = self._encoded(leg)
-            predictions.append(made)
-            rejects = sorted([*job.undecodable, *leg.rejects] if number == 0 else leg.rejects, key=attrgetter("row"))
+            if not made.model.fallback:
+                predictions.append(made)
+            rejects = sorted([*job.refused, *leg.rejects] if number == 0 else leg.rejects, key=attrgetter("row"))
             if len(outbound):
                 written.append(outbound)
                 if self._cache_entries is not None:
                     caches.append(self._cache_entries(made.events, outbound))
             if rejects:
                 letters.append(self._reject_encoders(leg.route.identity).encode(records, rejects))
-            samples = _samples(made, outbound.row, rejects, alone=len(job.legs) == 1) if self._sampled else None
+            sampled = self._sampled and not made.model.fallback
+            samples = _samples(made, outbound.row, rejects, alone=len(job.legs) == 1) if sampled else None
             legs.append(
                 ScoredLeg(
                     model=leg.route.identity,
@@ -282,6 +306,9 @@ class Stages:
             legs=tuple(legs),
             cache=CacheBatch.concat(caches) if caches else None,
             revision=job.deployment.revision,
+            late=job.late,
+            compute_s=job.spent_s + perf_counter() - start_s,
+            ready_s=perf_counter(),
         )
 
     def _encoded(self, leg: Leg) -> tuple[PredictionBatch, OutboundBatch]:
@@ -316,6 +343,24 @@ class Stages:
             detail = f"the prediction has {size} bytes, {outbound.topic} takes {self._max_output_bytes}"
             rejects.append(Reject(row=outbound.row[i], stage="encode", reason="too_large", detail=detail))
         return (outbound.take(keep), rejects) if rejects else (outbound, rejects)
+
+
+def _admitted(job: Job, admission: Admission) -> None:
+    """Late records leave the job's events for the dead letters, or for legs whose predictions are there already."""
+    job.events, job.late = admission.events, admission.late
+    job.refused += admission.rejects
+    if admission.fallback is None:
+        return
+    for route, events in job.deployment.parts(admission.fallback):
+        if not len(events):
+            continue
+        fallback = route.model.fallback
+        if fallback is None:
+            raise StreamServeError("a version serves without its fallback. This is a defect: please report it")
+        identity = replace(route.identity, fallback=True)
+        predictions = PredictionBatch(events=events, outputs=fallback.outputs(len(events)), model=identity)
+        features = FeatureBatch(events=events.take([]), inputs={})
+        job.legs.append(Leg(Route(route.model, identity), features, [], predictions))
 
 
 def _enriched(route: Route, events: EventBatch) -> Leg:
