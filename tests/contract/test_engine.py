@@ -1,4 +1,4 @@
-"""What every `ports.Engine` does, on ONNX Runtime and on the in-memory twin: both look numbers up in a table."""
+"""What every `ports.Engine` does, on the runtimes and on the in-memory twin: all look numbers up in a table."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from benchmarks import models
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines.onnx import OnnxEngine
+from streamserve.engines.padding import PaddedEngine
 from streamserve.errors import EngineError
 from streamserve.ports import Signature, TensorSpec
 from streamserve.testing.engine import FunctionEngine
@@ -14,13 +15,46 @@ SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1,)),),
     outputs=(TensorSpec(name="y", dtype="float32", shape=(-1,)),),
 )
+CPU = EngineSettings(device="cpu")
 TABLE = np.arange(100, dtype=np.float32) ** 2
 
 
-@pytest.fixture(params=["onnx", "function"])
+def torch_engine(folder, kind):
+    from streamserve.engines.torch_engine import TorchEngine
+    from tests import torch_models
+
+    return TorchEngine(torch_models.looks_up().save(folder, kind), SIGNATURE, CPU)
+
+
+def staged(folder):
+    """PyTorch by the way of a GPU, with replayed graphs, on the CPU."""
+    import torch
+
+    from streamserve.engines.staging import Staging
+    from streamserve.engines.torch_program import load_program
+
+    engine = torch_engine(folder, "pt2")
+    program = load_program(str(folder / "model.pt2"), SIGNATURE, torch.device("cpu"), compiled=False)
+    engine._run = Staging(program, torch.device("cpu"), graphs=True).run
+    return engine
+
+
+@pytest.fixture(
+    params=[
+        "onnx",
+        "padded",
+        "function",
+        *(pytest.param(name, marks=pytest.mark.torch) for name in ("pt2", "ts", "staged")),
+    ]
+)
 def engine(request, tmp_path):
-    if request.param == "onnx":
-        made = OnnxEngine(models.save(models.looks_up(), tmp_path), EngineSettings(device="cpu"))
+    if request.param in {"onnx", "padded"}:
+        made = OnnxEngine(models.save(models.looks_up(), tmp_path), CPU)
+        made = made if request.param == "onnx" else PaddedEngine(made, [2, 64, 1024], lambda real, padding: None)
+    elif request.param in {"pt2", "ts"}:
+        made = torch_engine(tmp_path, request.param)
+    elif request.param == "staged":
+        made = staged(tmp_path)
     else:
         made = FunctionEngine(lambda inputs: {"y": TABLE[inputs["x"].astype(np.int64)]}, SIGNATURE)
     yield made

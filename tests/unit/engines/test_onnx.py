@@ -1,5 +1,4 @@
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from streamserve.engines.faults import engine_error
 from streamserve.engines.onnx import OnnxEngine
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.ports import TensorSpec
+from tests.unit.engines.files import model_files
 
 CPU = EngineSettings(device="cpu")
 
@@ -167,10 +167,8 @@ def test_warm_sizes_are_powers_of_two_and_the_largest():
     assert warm_sizes(500) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 500]
 
 
-def test_only_onnx_files_have_a_runtime(tmp_path):
+def test_a_file_of_no_runtime_is_refused(tmp_path):
     path = models.save(models.mlp(), tmp_path)
-    files = SimpleNamespace(name="m", version="1", sha256="", path=str(path))
-    assert build_engine(files, CPU).provider == "CPUExecutionProvider"
-    files.path = "model.pt"
+    assert build_engine(model_files(path), CPU).provider == "CPUExecutionProvider"
     with pytest.raises(ContractError, match=r"no runtime for \.pt"):
-        build_engine(files, CPU)
+        build_engine(model_files("model.pt"), CPU)
