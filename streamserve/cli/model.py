@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from streamserve.cli.model_check import check
+from streamserve.cli.model_history import add as add_history
 from streamserve.cli.model_inspect import inspect
 from streamserve.cli.model_list import list_versions
 from streamserve.cli.model_push import push, set_alias
 from streamserve.cli.model_report import report
+from streamserve.cli.model_rollout import add as add_rollout
 
 app = typer.Typer(name="model", help="Keep, look into and try the versions of a model.", no_args_is_help=True)
 app.command("list")(list_versions)
@@ -17,6 +19,8 @@ app.command()(push)
 app.command("alias")(set_alias)
 app.command()(check)
 app.command()(report)
+add_rollout(app)
+add_history(app)
 
 
 @app.callback()

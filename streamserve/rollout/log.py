@@ -7,7 +7,7 @@ own), one that starts today comes to the same state as one that has run for a ye
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from streamserve.batch import TopicPartition
@@ -80,6 +80,12 @@ class RolloutLog:
                 self._switch(record)
             case _:
                 self._command(offset, record)
+
+    def given(self, offset: int) -> Given | None:
+        """The command at an offset."""
+        index = bisect_left(self.history, offset, key=lambda given: given.offset)
+        found = self.history[index : index + 1]
+        return found[0] if found and found[0].offset == offset else None
 
     def state_at(self, revision: int) -> RolloutState:
         """The state of a revision: the one in force when the topic was that long."""

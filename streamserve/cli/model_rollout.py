@@ -1,0 +1,313 @@
+"""The `model` commands that change what serves: promote, canary, shadow, experiment, rollback, stop, retire.
+
+Each is one record on the rollout topic. A version is checked before, as far as that goes without loading it; what the
+state refuses is not even written. Then every worker in the group is waited for. Exit codes: 1 a worker could not follow
+or did not answer in time, 3 refused by the state, 69 no broker, 78 wrong configuration or version.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamserve.cli.console import say
+from streamserve.cli.interrupts import Interrupts
+from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
+from streamserve.cli.rollout_progress import FollowProgress
+from streamserve.cli.rollout_session import Followed, RolloutSession, rollout_session
+from streamserve.cli.rollout_text import show_outcome
+from streamserve.config.loading import LoadedConfig, load
+from streamserve.rollout.log import Given
+from streamserve.rollout.records import (
+    Arm,
+    Canary,
+    Command,
+    Experiment,
+    Promote,
+    RecordError,
+    Retire,
+    Rollback,
+    Shadow,
+    Stop,
+    new_id,
+    text,
+)
+from streamserve.rollout.state import Refused
+
+if TYPE_CHECKING:
+    from streamserve.config.settings import PipelineSettings
+
+REFUSED = 3
+NOT_FOLLOWED = 1
+
+
+class Part(StrEnum):
+    """What `stop` ends."""
+
+    CANARY = "canary"
+    SHADOW = "shadow"
+    EXPERIMENT = "experiment"
+
+
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="latest, a number, or an alias.")]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="A sentence for the history.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="WHO", help="Who asks, for the history.  [default: user@host]")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, metavar="S", help="How long to wait.  [default: rollout.ack_timeout_s]"),
+]
+NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the workers to follow.")]
+WeightOption = Annotated[float, typer.Option("--weight", help="Share of the keys, above 0 and up to 1.")]
+ArmOption = Annotated[
+    list[str],
+    typer.Option("--arm", metavar="NAME=VERSION:WEIGHT", help="An arm; the first is the control. Repeatable."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """The options that all these commands share."""
+
+    config: Path
+    set_: list[str] | None
+    why: str
+    by: str | None
+    timeout: float | None
+    no_wait: bool
+    format: Format
+
+
+def promote(
+    version: VersionArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Make a version the stable one, under the running stream; ends a canary or an experiment."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda settings, base: Promote(version=_checked(settings, version), **base))
+
+
+def canary(
+    version: VersionArgument,
+    weight: WeightOption,
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Give a version a share of the keys; again with another weight to raise or lower it."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda settings, base: Canary(version=_checked(settings, version), weight=weight, **base))
+
+
+def shadow(
+    version: VersionArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Have a version score the same events beside; its predictions go to a topic of their own."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda settings, base: Shadow(version=_checked(settings, version), **base))
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help="Of the experiment; decides which keys go to which arm.")],
+    arm: ArmOption,
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Share the keys among versions by name; `model report` compares the arms."""
+    arms = [_arm(value) for value in arm]
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+
+    def made(settings: PipelineSettings, base: dict[str, Any]) -> Experiment:
+        sides = tuple(
+            Arm(name=arm, version=_checked(settings, version), weight=weight) for arm, version, weight in arms
+        )
+        return Experiment(name=name, arms=sides, **base)
+
+    _give(wish, made)
+
+
+def rollback(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Go back: end the canary or the experiment, else the version before is stable again. Nothing is loaded."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda _, base: Rollback(**base))
+
+
+def stop(
+    what: Annotated[Part, typer.Argument(help="Which part.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """End the canary, the shadow or the experiment; the stable version gets all keys again."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda _, base: Stop(what=what.value, **base))
+
+
+def retire(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    why: WhyOption = "",
+    by: ByOption = None,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.TEXT,
+    *,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Let go of the version before the stable one, and of its memory; after that there is nothing to roll back to."""
+    wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
+    _give(wish, lambda _, base: Retire(**base))
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands, in the order of `--help`."""
+    for command in (promote, canary, shadow, experiment, rollback, stop, retire):
+        app.command()(command)
+
+
+def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command]) -> None:
+    """One command, from its options to the exit code."""
+    loaded = load(wish.config, parse_set(wish.set_))
+    with rollout_session(loaded) as session, Interrupts() as stop_asked:
+        seen = session.read()
+        base = {
+            "id": new_id(),
+            "by": text(wish.by if wish.by is not None else _who()),
+            "why": text(wish.why),
+            "at_ms": int(time.time() * 1000),
+            "expects": seen.revision,
+        }
+        given = _given(session, make(loaded.settings, base))
+        followed = _wait(loaded, wish, session, given, stop_asked)
+        show_outcome(given, session.log.state, followed, wish.format)
+    _end(followed)
+
+
+def _given(session: RolloutSession, command: Command) -> Given:
+    """Publish it. Raises: typer.Exit with 3 when it has no effect, typer.BadParameter."""
+    try:
+        given = session.give(command)
+    except RecordError as error:
+        raise typer.BadParameter(str(error).removeprefix("not a rollout record: ")) from error
+    except Refused as error:
+        given = Given(offset=-1, command=command, refused=str(error))
+    if given.refused:
+        say(f"refused: {given.refused}", "red")
+        raise typer.Exit(REFUSED)
+    return given
+
+
+def _wait(
+    loaded: LoadedConfig, wish: Wish, session: RolloutSession, given: Given, stop: Callable[[], bool]
+) -> Followed | None:
+    """Wait for the workers, if that is wanted; how far they are at the end."""
+    if wish.no_wait or loaded.settings.rollout is None:
+        return None
+    timeout_s = loaded.settings.rollout.ack_timeout_s if wish.timeout is None else wish.timeout
+    followed = None
+    with FollowProgress() as progress:
+        for followed in session.follow(given.offset, timeout_s, stop):
+            progress.update(followed)
+    return followed
+
+
+def _end(followed: Followed | None) -> None:
+    """Say what is left to say. Raises: typer.Exit when not every worker follows."""
+    if followed is None:
+        return
+    if not followed.live:
+        say("no worker is running; those that start will serve it")
+    for follower in followed.failed:
+        error = follower.acknowledgement.error if follower.acknowledgement else ""
+        say(f"{follower.slot} could not follow and goes on with what it served: {error}", "red")
+    if followed.waiting:
+        names = ", ".join(follower.slot or "a worker that does not say which" for follower in followed.waiting)
+        say(f"no answer yet from {names}; the command stands, and `streamserve model status` shows who follows", "red")
+    if followed.failed or followed.waiting:
+        raise typer.Exit(NOT_FOLLOWED)
+
+
+def _checked(settings: PipelineSettings, wanted: str) -> str:
+    """The number of a version that fits the pipeline, as far as can be told without loading it.
+
+    Raises:
+        ModelNotFound, ModelCorrupt: it is not there, or its files are not what its manifest says.
+        ContractError: the features do not fill its inputs, or `output` does not fit its outputs.
+    """
+    from streamserve.composition.models import build_encoder, resolve_model
+    from streamserve.enrich.features import FeatureEnricher
+
+    files = resolve_model(settings, wanted)
+    FeatureEnricher(settings.features, files.signature)
+    build_encoder(settings, files.signature, None)
+    return files.version
+
+
+def _arm(value: str) -> tuple[str, str, float]:
+    """`NAME=VERSION:WEIGHT`. Raises: typer.BadParameter."""
+    name, separator, rest = value.partition("=")
+    version, colon, weight = rest.rpartition(":")
+    try:
+        if separator and colon:
+            return name, version, float(weight)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{value!r} is not NAME=VERSION:WEIGHT, such as new=4:0.5", param_hint="--arm")
+
+
+def _who() -> str:
+    """Who asks: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

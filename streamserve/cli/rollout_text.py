@@ -1,0 +1,118 @@
+"""Rollouts as the `model` commands print them: what serves, who follows, what was commanded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from streamserve.cli.console import emit_json, show, show_table
+from streamserve.cli.options import Format
+from streamserve.cli.record_text import printable, stamp
+from streamserve.cli.rollout_session import Followed
+from streamserve.rollout.following import Follower
+from streamserve.rollout.log import Given
+from streamserve.rollout.state import RolloutState
+from streamserve.rollout.words import command_words, state_words
+
+_STANDINGS = {"follows": "follows", "failed": "could not follow", "waits": "no answer yet", "gone": "not running"}
+
+
+def show_outcome(given: Given, state: RolloutState, followed: Followed | None, format: Format) -> None:
+    """What a command has come to."""
+    if format is Format.JSON:
+        document = {"revision": given.offset, "command": command_document(given), "state": state_document(state)}
+        emit_json(document | {"workers": followers_document(followed)})
+        return
+    show(f"revision {given.offset}: {printable(command_words(given.command))}")
+    _show_state(state)
+
+
+def show_status(state: RolloutState, followed: Followed, format: Format) -> None:
+    """What serves, and where every slot stands."""
+    if format is Format.JSON:
+        emit_json({"state": state_document(state), "workers": followers_document(followed)})
+        return
+    show(f"revision {state.revision}")
+    _show_state(state)
+    if not followed.slots:
+        show("no worker has ever answered")
+        return
+    show("")
+    show_table(
+        ("SLOT", "STANDING", "SERVES", "LOADED", "SINCE", "ERROR"), [_follower_row(slot) for slot in followed.slots]
+    )
+
+
+def show_history(history: Sequence[Given], format: Format) -> None:
+    """Commands, oldest first, with what came of them."""
+    if format is Format.JSON:
+        emit_json([command_document(given) for given in history])
+    elif history:
+        show_table(("REVISION", "WHEN", "WHO", "WHAT", "WHY", "EFFECT"), [_history_row(given) for given in history])
+
+
+def state_document(state: RolloutState) -> dict[str, object]:
+    """A state as JSON."""
+    return {
+        "revision": state.revision,
+        "stable": state.stable,
+        "previous": state.previous,
+        "canary": state.canary,
+        "weight": state.weight,
+        "shadow": state.shadow,
+        "experiment": state.experiment,
+        "arms": [msgspec.to_builtins(arm) for arm in state.arms],
+    }
+
+
+def command_document(given: Given) -> dict[str, object]:
+    """A command as JSON: the record, with its offset and what came of it."""
+    return {"offset": given.offset, "refused": given.refused or None, **msgspec.to_builtins(given.command)}
+
+
+def followers_document(followed: Followed | None) -> list[dict[str, object]] | None:
+    """Slots as JSON; None when nobody was asked."""
+    if followed is None:
+        return None
+    return [
+        {
+            "slot": follower.slot or None,
+            "standing": follower.standing,
+            "acknowledgement": msgspec.to_builtins(follower.acknowledgement),
+        }
+        for follower in followed.slots
+    ]
+
+
+def _show_state(state: RolloutState) -> None:
+    for line in state_words(state):
+        show(f"  {printable(line)}")
+
+
+def _follower_row(follower: Follower) -> tuple[str, ...]:
+    name, standing = printable(follower.slot) or "?", _STANDINGS[follower.standing]
+    acknowledgement = follower.acknowledgement
+    if acknowledgement is None:
+        return name, standing, "", "", "", ""
+    return (
+        name,
+        standing,
+        str(acknowledgement.serving),
+        printable(", ".join(acknowledgement.versions)),
+        stamp(acknowledgement.at_ms),
+        printable(acknowledgement.error),
+    )
+
+
+def _history_row(given: Given) -> tuple[str, ...]:
+    command = given.command
+    effect = f"none: {given.refused}" if given.refused else "applied"
+    return (
+        str(given.offset),
+        stamp(command.at_ms),
+        printable(command.by) or "-",
+        printable(command_words(command)),
+        printable(command.why) or "-",
+        printable(effect),
+    )
