@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from streamserve.config.base import Dtype, Name, Scalar, Settings, Sizes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _of_batches(shape: list[int]) -> list[int]:
+    if shape[:1] != [-1] or min(shape) < -1:
+        raise ValueError("the first axis is the batch: [-1, ...]; -1 stands for any size")
+    return shape
 
 
 class ModelSettings(Settings):
@@ -87,8 +93,8 @@ class TensorSettings(Settings):
 
     dtype: Dtype = "float32"
     """Type of its values."""
-    shape: list[int] = Field(min_length=1)
-    """Its axes; the first is the batch, -1 stands for any size."""
+    shape: Annotated[list[int], AfterValidator(_of_batches)]
+    """Its axes; the first is the batch and -1, which stands for any size."""
 
 
 class BeforeHookSettings(HookSettings):

@@ -1,7 +1,8 @@
 """Code from files, pinned by digest: libraries of custom operators, hooks. Changed code is not run.
 
-The digest is that of the real file, whatever links lead to it, and what is loaded is that real path. A check
-and the load that follows are two readings: whoever can write to the file in between is trusted.
+The digest is that of the real file, whatever links lead to it. A library is loaded by that real path: its check and the
+load that follows are two readings, and whoever can write to the file in between is trusted. A hook is read once, and
+the bytes that were checked are the ones that run.
 """
 
 from __future__ import annotations
@@ -26,17 +27,26 @@ def pinned_file(path: str, sha256: str) -> str:
     Raises:
         ConfigError: it is not there, is no regular file, or is another.
     """
+    pinned_bytes(path, sha256)
+    return str(FilePath(path).resolve())
+
+
+def pinned_bytes(path: str, sha256: str) -> bytes:
+    """The content of a file, read once, if it is what was pinned.
+
+    Args, Raises: as for `pinned_file`.
+    """
     real = FilePath(path).resolve()
     try:
         if not real.is_file():
             raise ConfigError(f"{path} is {'not a file' if real.exists() else 'not there'}")
-        with real.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        content = real.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ConfigError(f"{path} has sha256 {found}, not {sha256}: it is another file than the one that was listed")
-    return str(real)
+    return content
 
 
 def pinned_findings(settings: PipelineSettings) -> Iterator[Finding]:
