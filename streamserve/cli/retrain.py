@@ -79,6 +79,7 @@ def _retrainer(
         model=settings.model.name,
         config_file=Path(loaded.path),
         repository=open_repository(settings),
+        lock=Path(settings.model.repository) / f".retrain-{settings.model.name}.lock",
         stable=lambda: _resolved_stable(settings),
         check=lambda pushed, stable: _trial(settings, retrain, pushed, stable, stop),
         publish=publish,

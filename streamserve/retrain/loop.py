@@ -1,14 +1,18 @@
 """From a request to a version on trial: train, push, check, roll out, tell.
 
 Every step can be done again: a runner that died after the push finds its version in the repository by what it was made
-for, and goes on with the check.
+for, and goes on with the check. A request can reach two runners (a group that is joined meanwhile divides its partitions
+anew); a lock beside the repository has the second wait, and then find what the first has made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import fcntl
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +29,7 @@ from streamserve.telemetry.logs import Log
 Result = Literal["failed", "refused", "pushed", "shadow", "canary", "promoted"]
 THEN: Mapping[str, Result] = {"nothing": "pushed", "shadow": "shadow", "canary": "canary", "promote": "promoted"}
 WHO = "retrain"
+LOCK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,7 @@ class Retrainer:
         model: name of the model.
         config_file: the pipeline's configuration, for the command and for relative paths.
         repository: where versions go.
+        lock: a file that runners of the model share.
         stable: says the number of the version that is stable.
         check: tries a version beside another.
         publish: gives a command to the workers; None where there are no rollouts.
@@ -88,6 +94,7 @@ class Retrainer:
         model: str,
         config_file: Path,
         repository: Repository,
+        lock: Path,
         stable: Callable[[], str],
         check: Callable[[ModelVersion, str], Trial],
         publish: Callable[[Command], object] | None,
@@ -99,6 +106,7 @@ class Retrainer:
         self._model = model
         self._config_file = config_file.resolve()
         self._repository = repository
+        self._lock = lock
         self._stable = stable
         self._check = check
         self._publish = publish
@@ -112,7 +120,8 @@ class Retrainer:
         version = ""
         try:
             stable = self._stable()  # before the push: without rollouts the new version may be the latest, and so it
-            pushed = self._pushed_before(request) or self._train(request)
+            with self._alone():
+                pushed = self._pushed_before(request) or self._train(request)
             version = pushed.version
             trial = self._tried(pushed, stable)
             if trial.problems:
@@ -123,6 +132,17 @@ class Retrainer:
             return self._told(Retrained(result=THEN[self._settings.then], version=version, trial=trial))
         except StreamServeError as error:
             return self._told(Retrained(result="failed", version=version, why=str(error)))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other runner trains this model. Raises: TrainingFailed, when we are to end while waiting for another."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as file:
+            while not _locked(file.fileno()):
+                if self._stop():
+                    raise TrainingFailed("stopped while another runner was training")
+                time.sleep(LOCK_S)
+            yield
 
     def _train(self, request: Request) -> ModelVersion:
         with tempfile.TemporaryDirectory(prefix="streamserve-retrain-") as folder:
@@ -192,6 +212,14 @@ class Retrainer:
         line = self._log.error if how.result == "failed" else self._log.info
         line("retrained", result=how.result, version=how.version, why=how.why, rows=how.trial.rows, **how.trial.figures)
         return how
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _made_for(request: Request) -> str:

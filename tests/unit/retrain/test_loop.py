@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,6 +43,7 @@ class Rig:
             model="m",
             config_file=folder / "streamserve.yaml",
             repository=self.repository,
+            lock=folder / "models" / ".retrain-m.lock",
             stable=lambda: "1",
             check=self.check,
             publish=self.commands.append,
@@ -140,3 +142,12 @@ def test_a_runner_that_died_after_the_push_goes_on_with_the_check(tmp_path):
     assert (tmp_path / "seen").read_text().count('{"a":1}') == 1
     other = Request(reason=REQUEST.reason, at_ms=REQUEST.at_ms + 1, version="1")
     assert again.retrainer.handle(other).version == "3"
+
+
+def test_a_request_that_reaches_two_runners_is_trained_once(tmp_path):
+    slow = "import time; time.sleep(1);" + WRITES
+    rigs = [Rig(tmp_path, slow), Rig(tmp_path, slow)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda rig: rig.retrainer.handle(REQUEST), rigs))
+    assert [(how.result, how.version) for how in found] == [("canary", "2")] * 2
+    assert (tmp_path / "seen").read_text().count('{"a":1}') == 1
