@@ -8,6 +8,7 @@ from streamserve.cli.model_check import check
 from streamserve.cli.model_history import add as add_history
 from streamserve.cli.model_inspect import inspect
 from streamserve.cli.model_list import list_versions
+from streamserve.cli.model_optimize import optimize
 from streamserve.cli.model_push import push, set_alias
 from streamserve.cli.model_report import report
 from streamserve.cli.model_rollout import add as add_rollout
@@ -18,6 +19,7 @@ app.command()(inspect)
 app.command()(push)
 app.command("alias")(set_alias)
 app.command()(check)
+app.command()(optimize)
 app.command()(report)
 add_rollout(app)
 add_history(app)
