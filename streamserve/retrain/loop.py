@@ -1,8 +1,8 @@
 """From a request to a version on trial: train, push, check, roll out, tell.
 
 Every step can be done again: a runner that died after the push finds its version in the repository by what it was made
-for, and goes on with the check. A request can reach two runners (a group that is joined meanwhile divides its partitions
-anew); a lock beside the repository has the second wait, and then find what the first has made.
+for, and goes on with the check. A request can reach two runners, for a group that is joined meanwhile divides its
+partitions anew; a lock beside the repository has the second wait, and then find what the first has made.
 """
 
 from __future__ import annotations
