@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 
 from streamserve.batch import OutboundBatch
 from streamserve.errors import BrokerUnavailable, ContractError
+from streamserve.kafka import rollout_topic
 from streamserve.kafka.rollout_topic import RolloutReader, RolloutWriter
 from streamserve.rollout.log import RolloutLog
 from streamserve.rollout.records import (
@@ -255,7 +256,8 @@ def test_a_topic_that_would_forget_its_commands_is_refused(kafka, policy):
         OnKafka(kafka).reader(topic).open()
 
 
-def test_where_no_broker_answers_both_say_so(embedded_kafka):
+def test_where_no_broker_answers_both_say_so(monkeypatch):
+    monkeypatch.setattr(rollout_topic, "ANSWER_TIMEOUT_S", 0.5)
     settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": "127.0.0.1:1"}, rollout={})
     for client in (RolloutReader(settings), RolloutWriter(settings)):
         with pytest.raises(BrokerUnavailable, match=r"kafka\.bootstrap\.servers"):
