@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from streamserve.batch import ModelIdentity
 from streamserve.clock import Clock, SystemClock
-from streamserve.composition.models import ModelBuilder, resolve_model
+from streamserve.composition.batching import build_batching, in_flight
+from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
 from streamserve.composition.serving import Served, build_follower, build_residency, fixed
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.rollout_topics import rollout_topics
@@ -26,7 +27,7 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.kafka.facts import TopicFacts, topic_facts
 from streamserve.kafka.source import KafkaSource, KafkaStatistics
 from streamserve.pipeline.assignment import Assignment
-from streamserve.pipeline.batcher import Batcher
+from streamserve.pipeline.lateness import Lateness
 from streamserve.pipeline.ratio import RejectRatio
 from streamserve.pipeline.serving import Deployments
 from streamserve.pipeline.stages import Stages
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from streamserve.cache.slot_cache import SlotCache
     from streamserve.drift.sampler import Sampler
 
-MAILBOX_BATCHES = 4
-"""Full batches that may wait between poll and compute."""
 COMMIT_CALL_TIMEOUT_S = 30.0
 
 
@@ -118,6 +117,7 @@ class Slot:
             journal = stack.enter_context(CrashJournal(folder, self._name))
             builder = ModelBuilder(
                 settings,
+                load=functools.partial(load_engine, settings),
                 journal=journal,
                 quarantine=quarantine,
                 metrics=metrics,
@@ -134,7 +134,8 @@ class Slot:
             health.condition("model", met=True)
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)
-            stages = build_stages(settings, facts, decoder, served.deployments, cache)
+            batching = build_batching(settings.engine, metrics, clock, log)
+            stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness)
             source = KafkaSource(
                 settings,
                 assignment,
@@ -148,7 +149,7 @@ class Slot:
                 sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
                 stages=stages,
                 assignment=assignment,
-                mailbox=Mailbox(build_batcher(settings), clock),
+                mailbox=Mailbox(batching.batcher, clock),
                 max_poll=settings.engine.max_batch_size,
                 delivery=settings.delivery,
                 calls=calls,
@@ -161,6 +162,8 @@ class Slot:
                 cache=cache,
                 sampler=sampler,
                 rollout=follower,
+                slo=batching.slo,
+                in_flight=in_flight(settings.engine, served.deployments.current),
                 switch_points=SwitchPoints(rollout_topics(settings).control, self._name) if follower else None,
             )
 
@@ -171,7 +174,12 @@ class Slot:
 
 
 def build_stages(
-    settings: PipelineSettings, facts: TopicFacts, decoder: Decoder, deployments: Deployments, cache: SlotCache | None
+    settings: PipelineSettings,
+    facts: TopicFacts,
+    decoder: Decoder,
+    deployments: Deployments,
+    cache: SlotCache | None,
+    lateness: Lateness | None,
 ) -> Stages:
     """The compute thread's work, within the limits of the topics."""
     from streamserve.codecs.dead_letter import DeadLetterEncoder
@@ -188,6 +196,7 @@ def build_stages(
         max_output_bytes=facts.max_bytes[settings.output.topic],
         cache_entries=cache.entries if cache is not None else None,
         sampled=settings.drift is not None,
+        lateness=lateness,
     )
 
 
@@ -201,28 +210,26 @@ def build_sampler(
     if settings.drift is None:
         return None
     from streamserve.config.pii_key import pii_key
-    from streamserve.drift.sampler import Sampler
+    from streamserve.drift.sampler import SampledVersion, Sampler
+    from streamserve.registry.references import FolderReferences
 
     topic = drift_topics(settings).samples
+    references = FolderReferences(settings.model.repository)
+
+    def version_facts(version: str) -> SampledVersion:
+        reference = references.find(settings.model.name, version)
+        return SampledVersion(
+            outputs=builder.outputs(version), reference=reference.hash if reference is not None else ""
+        )
+
     return Sampler.of(
         settings,
         settings.drift,
-        builder.sampled,
+        version_facts,
         secret=pii_key(settings.drift, os.environ),
         partitions=facts.partitions[topic],
         max_bytes=facts.max_bytes[topic],
         owned_share=assignment.share_of(sum(facts.partitions[name] for name in settings.input.topics)),
-    )
-
-
-def build_batcher(settings: PipelineSettings) -> Batcher:
-    """The growing batch, with room for a few full ones."""
-    engine = settings.engine
-    return Batcher(
-        max_size=engine.max_batch_size,
-        max_bytes=engine.max_batch_bytes,
-        max_delay_s=engine.max_delay_ms / 1000,
-        capacity=MAILBOX_BATCHES * engine.max_batch_size,
     )
 
 

@@ -8,18 +8,23 @@ fit, and outputs that are not finite (the rehearsal). Whatever fails, the engine
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.settings import PipelineSettings
-from streamserve.drift.sampler import SampledVersion
 from streamserve.engines import build_engine, warm_sizes
+from streamserve.engines.buckets import bucketed
+from streamserve.engines.padding import OnPadding
+from streamserve.engines.transforms import build_transforms, encoded_outputs, fed_signature
 from streamserve.enrich.features import FeatureEnricher
+from streamserve.pipeline.fallback import Fallback
 from streamserve.pipeline.infer import InferStage, Journal, Suspects
+from streamserve.pipeline.latency_model import Timing, timed_warm_up
 from streamserve.pipeline.poison import BatchBound
 from streamserve.pipeline.rehearsal import rehearse
 from streamserve.pipeline.serving import LoadedModel
 from streamserve.ports import Encoder, Engine, ModelFiles, Signature, TensorSpec
-from streamserve.registry.references import FolderReferences
 from streamserve.registry.repository import FolderRepository
 from streamserve.telemetry.versions import VersionMetrics
 
@@ -35,18 +40,28 @@ def open_repository(settings: PipelineSettings) -> FolderRepository:
     return FolderRepository(settings.model.repository, custom_operators=bool(settings.engine.custom_ops))
 
 
-def load_engine(settings: PipelineSettings, files: ModelFiles) -> Engine:
+def load_engine(settings: PipelineSettings, files: ModelFiles, on_padding: OnPadding | None = None) -> Engine:
     """The engine with that model."""
-    return build_engine(files, settings.engine)
+    return build_engine(files, settings.engine, on_padding)
+
+
+def check_fit(settings: PipelineSettings, signature: Signature) -> None:
+    """Whether a model of this signature can serve the pipeline, as far as can be told without loading it.
+
+    Raises:
+        ContractError: features, post-processing or `output` do not fit.
+    """
+    FeatureEnricher(settings.features, fed_signature(settings, signature))
+    build_encoder(settings, encoded_outputs(settings, signature), None)
 
 
 def build_encoder(
-    settings: PipelineSettings, signature: Signature, partition_count: Callable[[str], int] | None
+    settings: PipelineSettings, outputs: Sequence[TensorSpec], partition_count: Callable[[str], int] | None
 ) -> Encoder:
     """The encoder of a version's predictions."""
     return JsonPredictionEncoder(
         settings.output,
-        signature.outputs,
+        outputs,
         entity_header=settings.input.key is not None,
         partition_count=partition_count,
     )
@@ -57,6 +72,7 @@ class ModelBuilder:
 
     Args:
         settings: the pipeline.
+        load: files to an engine that is not warmed and tells of batches that it pads.
         journal, quarantine: the two sides of crash recovery, shared by all versions.
         metrics: by version.
         partition_count: partitions of an input topic, where predictions tell it.
@@ -66,21 +82,19 @@ class ModelBuilder:
         self,
         settings: PipelineSettings,
         *,
+        load: Callable[[ModelFiles, OnPadding], Engine],
         journal: Journal,
         quarantine: Suspects,
         metrics: VersionMetrics,
         partition_count: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings
+        self._load = load
         self._journal = journal
         self._quarantine = quarantine
         self._metrics = metrics
         self._partition_count = partition_count
         self._outputs: dict[str, Sequence[TensorSpec]] = {}
-
-    def resolve(self, version: str) -> ModelFiles:
-        """The files of a version, digests checked. Raises: ModelNotFound, ModelCorrupt."""
-        return resolve_model(self._settings, version)
 
     def build(self, files: ModelFiles) -> LoadedModel:
         """Load, warm and rehearse it.
@@ -89,30 +103,51 @@ class ModelBuilder:
             ConfigError, ModelCorrupt, ContractError, EngineError: it cannot serve this pipeline; nothing of it stays
                 loaded.
         """
-        engine = load_engine(self._settings, files)
+        engine = self._load(files, partial(self._metrics.of(files.version).padded, "batch"))
         try:
-            model = self._assembled(files, engine)
-            engine.warm(warm_sizes(self._settings.engine.max_batch_size))
+            model = self.assembled(files, engine)
+            model = replace(model, warmed=self._warmed(model.infer.engine))
             rehearse(model, self._settings.input.topics[0])
         except BaseException:
             engine.close()
             raise
-        self._outputs[files.version] = engine.signature.outputs
         return model
 
-    def sampled(self, version: str) -> SampledVersion:
-        """What the drift monitor's samples tell of a version that was built; it may be gone since."""
-        reference = FolderReferences(self._settings.model.repository).find(self._settings.model.name, version)
-        return SampledVersion(outputs=self._outputs[version], reference=reference.hash if reference is not None else "")
+    def _warmed(self, engine: Engine) -> tuple[Timing, ...]:
+        """Warm it; timed when a latency goal needs to know before the first batch what batches take."""
+        sizes = warm_sizes(self._settings.engine.max_batch_size)
+        if self._settings.engine.slo_ms is not None:
+            return timed_warm_up(engine, sizes)
+        engine.warm(sizes)
+        return ()
 
-    def _assembled(self, files: ModelFiles, engine: Engine) -> LoadedModel:
-        settings = self._settings
+    def outputs(self, version: str) -> Sequence[TensorSpec]:
+        """What the predictions of a version hold that was built, though it may be gone since."""
+        return self._outputs[version]
+
+    def assembled(self, files: ModelFiles, engine: Engine) -> LoadedModel:
+        """Everything around an engine.
+
+        Raises:
+            ConfigError: a hook cannot be loaded.
+            ContractError: features, post-processing or `output` do not fit the engine's signature.
+        """
+        settings, metrics = self._settings, self._metrics.of(files.version)
+        enricher = FeatureEnricher(settings.features, fed_signature(settings, engine.signature))
+        engine = bucketed(engine, enricher.padded, partial(metrics.padded, "length"))
+        transforms = build_transforms(settings, engine.signature)
+        self._outputs[files.version] = transforms.outputs
         return LoadedModel(
             name=files.name,
             version=files.version,
             sha256=files.sha256,
-            enricher=FeatureEnricher(settings.features, engine.signature),
-            infer=InferStage(engine, self._journal, self._quarantine, BatchBound()),
-            encoder=build_encoder(settings, engine.signature, self._partition_count),
-            metrics=self._metrics.of(files.version),
+            enricher=enricher,
+            infer=InferStage(
+                engine, self._journal, self._quarantine, BatchBound(on_change=metrics.batch_bound_rows.set)
+            ),
+            encoder=build_encoder(settings, transforms.outputs, self._partition_count),
+            before=transforms.before,
+            after=transforms.after,
+            metrics=metrics,
+            fallback=Fallback.of(settings.engine, engine.signature.outputs),
         )

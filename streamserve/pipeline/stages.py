@@ -116,6 +116,12 @@ class ScoredBatch:
         return sum(len(leg.row) for leg in self.legs)
 
     @property
+    def faults(self) -> int:
+        """How many rejects speak against the records or the model: those that came too late do not."""
+        late = len(self.late.rows) if self.late is not None and self.late.outcome == "dead_letter" else 0
+        return sum(len(leg.rejects) for leg in self.legs) - late
+
+    @property
     def rejects(self) -> list[Reject]:
         """All rejects, in the order of their rows."""
         if len(self.legs) == 1:

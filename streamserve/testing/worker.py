@@ -5,42 +5,47 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from streamserve.batch import ModelIdentity, Positions, RecordBatch
+from streamserve.batch import Positions, RecordBatch
 from streamserve.clock import SystemClock
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
-from streamserve.codecs.prediction import JsonPredictionEncoder
+from streamserve.composition.batching import build_batching
+from streamserve.composition.models import ModelBuilder
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.pii_key import pii_key
+from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.drift.sampler import SampledVersion, Sampler
-from streamserve.enrich.features import FeatureEnricher
+from streamserve.engines.residency import Residency
 from streamserve.pipeline.assignment import Assignment
-from streamserve.pipeline.batcher import Batcher
-from streamserve.pipeline.infer import InferStage
-from streamserve.pipeline.poison import BatchBound
+from streamserve.pipeline.lateness import Lateness
 from streamserve.pipeline.ratio import RejectRatio
-from streamserve.pipeline.serving import Fixed, LoadedModel, single
+from streamserve.pipeline.serving import Deployments, Fixed, single
 from streamserve.pipeline.stages import Stages
-from streamserve.ports import Engine
+from streamserve.ports import Engine, Signature
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.testing.broker import MemoryBroker
+from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
 from streamserve.testing.sink import MemorySink
 from streamserve.testing.source import MemorySource
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.loop import Worker
 from streamserve.worker.mailbox import Mailbox
+from streamserve.worker.rollout import RolloutFollower
+from streamserve.worker.switch_points import SwitchPoints
 
 MAX_RECORD_BYTES = 1 << 20
+NO_SIGNATURE = Signature(inputs=(), outputs=())
 
 
 class MemoryWorker:
@@ -48,14 +53,16 @@ class MemoryWorker:
 
     Args:
         settings: the pipeline. Its `kafka` block is ignored, and so is its `cache`.
-        engine: the model.
-        broker: must have the input topics, the output topic and the dead-letter topic, and with a `drift` block the
-            samples topic.
+        engine: the model; with a `rollout` block, a function that makes the engine of a version, or raises what a
+            repository would.
+        broker: must have the input topics, the output topic and the dead-letter topic, with a `drift` block the
+            samples topic, with a `rollout` block the control topic.
         slot: name of the slot: a second worker of the same name fences the first.
         everything: own all partitions from the start; without it, only what `source.assign` gives.
 
     Attributes:
-        source, sink, assignment, metrics, health, worker: its parts.
+        source, sink, assignment, metrics, versions, health, worker: its parts.
+        deployments: what serves.
         log: where its log goes, JSON lines.
         failure: what ended it; None while it runs and after a clean end.
     """
@@ -63,7 +70,7 @@ class MemoryWorker:
     def __init__(
         self,
         settings: PipelineSettings,
-        engine: Engine,
+        engine: Engine | Callable[[str], Engine],
         broker: MemoryBroker,
         *,
         slot: str = "memory-0",
@@ -72,9 +79,9 @@ class MemoryWorker:
         clock = SystemClock()
         self.log = io.StringIO()
         log = Log.open(stream=self.log, format="json")
-        identity = ModelIdentity(name=settings.model.name, version=str(settings.model.version))
+        version = str(settings.model.version)
         self.versions = VersionMetrics(
-            CollectorRegistry(), pipeline=settings.pipeline, model=identity.name, version=identity.version
+            CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name, version=version
         )
         self.health = Health(clock, stall_s=settings.delivery.stall_s)
         self.assignment = Assignment(clock)
@@ -90,18 +97,28 @@ class MemoryWorker:
         ids = [f"{settings.pipeline}.{slot}.{n}" for n in range(settings.delivery.producers)]
         self.sink = MemorySink(broker, ids, max_bytes=MAX_RECORD_BYTES)
         sizes = settings.engine
-        batcher = Batcher(
-            max_size=sizes.max_batch_size,
-            max_bytes=sizes.max_batch_bytes,
-            max_delay_s=sizes.max_delay_ms / 1000,
-            capacity=4 * sizes.max_batch_size,
+        batching = build_batching(sizes, self.versions, clock, log)
+        builder = ModelBuilder(
+            settings,
+            load=lambda files, _on_padding: _engine(engine, files.version),
+            journal=_NothingKnown(),
+            quarantine=_NothingKnown(),
+            metrics=self.versions,
         )
+        follower = None
+        if settings.rollout is None:
+            files = MemoryFiles(name=settings.model.name, version=version)
+            self.deployments: Deployments = Fixed(single(builder.assembled(files, _engine(engine, version))))
+        else:
+            follower = _follower(settings, slot, builder, broker, self.versions, clock, log)
+            self.deployments = follower
+        self._follower = follower
         self.worker = Worker(
             source=self.source,
             sink=self.sink,
-            stages=_stages(settings, engine, identity, self.versions.now),
+            stages=_stages(settings, self.deployments, batching.lateness),
             assignment=self.assignment,
-            mailbox=Mailbox(batcher, clock),
+            mailbox=Mailbox(batching.batcher, clock),
             max_poll=sizes.max_batch_size,
             delivery=settings.delivery,
             calls=PollCalls(),
@@ -111,7 +128,11 @@ class MemoryWorker:
             health=self.health,
             clock=clock,
             log=log,
-            sampler=_sampler(settings, engine, broker, self.assignment),
+            sampler=_sampler(settings, builder, broker, self.assignment),
+            slo=batching.slo,
+            in_flight=sizes.in_flight or 1,
+            rollout=follower,
+            switch_points=SwitchPoints(rollout_topics(settings).control, slot) if follower is not None else None,
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{slot}", daemon=True)
@@ -148,6 +169,8 @@ class MemoryWorker:
 
     def _run(self) -> None:
         try:
+            if self._follower is not None:
+                self._follower.start()
             self.worker.run()
         except BaseException as failure:
             self.failure = failure
@@ -178,6 +201,18 @@ def memory_settings(
     return PipelineSettings.model_validate({**wanted, **blocks})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFiles:
+    """A version without files; fits `ports.ModelFiles`."""
+
+    name: str
+    version: str
+    sha256: str = ""
+    path: str = ""
+    size_bytes: int = 0
+    signature: Signature = NO_SIGNATURE
+
+
 class _NothingKnown:
     """Journal and quarantine of a worker whose engine does not crash."""
 
@@ -199,14 +234,14 @@ class _NothingKnown:
 
 
 def _sampler(
-    settings: PipelineSettings, engine: Engine, broker: MemoryBroker, assignment: Assignment
+    settings: PipelineSettings, builder: ModelBuilder, broker: MemoryBroker, assignment: Assignment
 ) -> Sampler | None:
     if settings.drift is None:
         return None
     return Sampler.of(
         settings,
         settings.drift,
-        lambda _version: SampledVersion(outputs=engine.signature.outputs),
+        lambda version: SampledVersion(outputs=builder.outputs(version)),
         secret=pii_key(settings.drift, os.environ),
         partitions=broker.partitions(drift_topics(settings).samples),
         max_bytes=MAX_RECORD_BYTES,
@@ -214,22 +249,47 @@ def _sampler(
     )
 
 
-def _stages(settings: PipelineSettings, engine: Engine, identity: ModelIdentity, metrics: WorkerMetrics) -> Stages:
-    nothing = _NothingKnown()
-    model = LoadedModel(
-        name=identity.name,
-        version=identity.version,
-        enricher=FeatureEnricher(settings.features, engine.signature),
-        infer=InferStage(engine, nothing, nothing, BatchBound()),
-        encoder=JsonPredictionEncoder(settings.output, engine.signature.outputs),
-        metrics=metrics,
-    )
+def _stages(settings: PipelineSettings, deployments: Deployments, lateness: Lateness | None) -> Stages:
     return Stages(
         decoder=build_decoder(settings),
-        deployments=Fixed(single(model)),
+        deployments=deployments,
         reject_encoders=lambda model: DeadLetterEncoder(
             settings.dead_letter.topic, settings.pipeline, MAX_RECORD_BYTES, model
         ),
         max_output_bytes=MAX_RECORD_BYTES,
         sampled=settings.drift is not None,
+        lateness=lateness,
     )
+
+
+def _follower(
+    settings: PipelineSettings,
+    slot: str,
+    builder: ModelBuilder,
+    broker: MemoryBroker,
+    metrics: VersionMetrics,
+    clock: SystemClock,
+    log: Log,
+) -> RolloutFollower:
+    topic = rollout_topics(settings).control
+    models = Residency(
+        lambda version: MemoryFiles(name=settings.model.name, version=version),
+        builder.build,
+        budget_bytes=None,
+        metrics=metrics,
+        log=log,
+    )
+    return RolloutFollower(
+        slot=slot,
+        reader=MemoryRolloutReader(broker, topic),
+        writer=MemoryRolloutWriter(broker, topic),
+        models=models,
+        first=lambda: str(settings.model.version),
+        metrics=metrics,
+        clock=clock,
+        log=log,
+    )
+
+
+def _engine(engine: Engine | Callable[[str], Engine], version: str) -> Engine:
+    return engine(version) if callable(engine) else engine

@@ -4,7 +4,8 @@
 
 * **poll** is the only thread that touches the consumer. It fills the mailbox, pauses when that stays full, and makes
   the calls that others need of the consumer.
-* **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`).
+* **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`); with several
+  batches in flight these are three threads (`worker.compute`).
 * **write** opens a transaction, produces into it while there is more, adds what was sampled, and flushes (`Rotation`
   says when).
 * **commit** sends the offsets and commits, in order; then positions, cache and metrics follow.
@@ -31,6 +32,7 @@ from streamserve.config.settings import DeliverySettings
 from streamserve.errors import SinkError, StreamServeError
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.ratio import RejectRatio
+from streamserve.pipeline.slo import SloPlanner
 from streamserve.pipeline.stages import ScoredBatch, Stages
 from streamserve.ports import Sink, Source, Transaction
 from streamserve.telemetry.health import Health
@@ -38,6 +40,7 @@ from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.calls import PollCalls
+from streamserve.worker.compute import Compute
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.parts import CacheQueue, Follower, Knowledge, Sampler
 from streamserve.worker.rotation import Rotation, Written
@@ -73,6 +76,8 @@ class Worker:
         cache: the cache thread's work, or None.
         sampler: takes samples for the drift monitor, or None.
         rollout: follows the rollout, or None; with it, `switch_points` says what was scored from where on.
+        slo: learns how long batches and commits take, when there is a latency goal.
+        in_flight: most batches between mailbox and outbox.
     """
 
     def __init__(
@@ -96,16 +101,16 @@ class Worker:
         sampler: Sampler | None = None,
         rollout: Follower | None = None,
         switch_points: SwitchPoints | None = None,
+        slo: SloPlanner | None = None,
+        in_flight: int = 1,
     ) -> None:
         self._source = source
         self._sink = sink
-        self._stages = stages
         self._assignment = assignment
         self._mailbox = mailbox
         self._max_poll = max_poll
         self._delivery = delivery
         self._calls = calls
-        self._ratio = ratio
         self._quarantine = quarantine
         self._versions = metrics
         self._health = health
@@ -120,6 +125,18 @@ class Worker:
             interval_s=delivery.commit_interval_ms / 1000,
             min_interval_s=delivery.commit_min_interval_ms / 1000,
         )
+        self._slo = slo
+        self._compute = Compute(
+            in_flight,
+            stages=stages,
+            mailbox=mailbox,
+            rotation=self._rotation,
+            assignment=assignment,
+            ratio=ratio,
+            metrics=metrics,
+            clock=clock,
+            slo=slo,
+        )
         self._draining = threading.Event()
         self._finished = threading.Event()
         self._failure: BaseException | None = None
@@ -133,7 +150,7 @@ class Worker:
         """Open, work, drain, close. Raises: the failure that ended it."""
         self._sink.open()
         self._source.open(self)
-        threads = [self._thread(lane) for lane in (self._poll, self._compute, self._write, self._commit)]
+        threads = [self._thread(lane) for lane in (self._poll, *self._compute.lanes, self._write, self._commit)]
         if self._cache is not None:
             threads.append(self._thread(self._cache.run))
         if self._rollout is not None:
@@ -157,6 +174,7 @@ class Worker:
         self._draining.set()
         self._assignment.interrupt()
         self._mailbox.close(discard=True)
+        self._compute.abandon()
         self._rotation.finish()
 
     @property
@@ -272,25 +290,11 @@ class Worker:
             return
         behind = sum(lag.values())
         self._health.lag(behind)
+        if self._slo is not None and not behind:
+            self._slo.at_end()
         self._metrics.lag(lag)
         age_s = (self._clock.epoch_ms() - self._newest_ms) / 1000 if behind and self._newest_ms > 0 else 0.0
         self._metrics.consumer_lag_seconds.set(max(0.0, age_s))
-
-    # -- compute -------------------------------------------------------------------------------------------------
-
-    def _compute(self) -> None:
-        while (taken := self._mailbox.take()) is not None:
-            records, reason = taken
-            metrics = self._metrics
-            metrics.batch_closed(reason)
-            metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
-            stale = self._assignment.stale(records.next_positions(), records.epochs)
-            if len(stale) == len(records.next_positions()):
-                continue
-            batch = self._stages.score(records)
-            self._ratio.add(len(records), len(batch.rejects))
-            self._rotation.put(batch, more_behind=reason in {"size", "bytes"})
-        self._rotation.close()
 
     # -- write ---------------------------------------------------------------------------------------------------
 
@@ -386,6 +390,8 @@ class Worker:
         failpoints.reach("after_end_before_cache")
         self._aborts = 0
         self._metrics.commit_seconds.observe(self._clock.monotonic_s() - began_s)
+        if self._slo is not None:
+            self._slo.committed(time.perf_counter() - written.batches[0].ready_s)
         self._settle(written.batches)
         if written.samples is not None:
             self._metrics.sampled(written.samples)
@@ -405,6 +411,8 @@ class Worker:
                 leg.metrics.predictions.inc(len(leg.row))
                 for reject in leg.rejects:
                     leg.metrics.rejected(reject.stage, reject.reason)
+            if batch.late is not None:
+                metrics.records_late[batch.late.outcome,].inc(len(batch.late.rows))
             stamps = np.array(batch.records.timestamp_ms, dtype=np.int64)
             metrics.event_latency.observe_many((now_ms - stamps[stamps > 0]) / 1000)
         self._newest_ms = batches[-1].records.timestamp_ms[-1]

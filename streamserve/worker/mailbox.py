@@ -1,8 +1,8 @@
 """Between poll and compute: the growing batch under a lock.
 
 The poll thread puts chunks, the compute thread takes batches; whoever has nothing to do sleeps here. The rules of what
-a batch may hold are `pipeline.batcher`'s. While the engine is busy (`engine_busy`, with more than one batch in flight)
-a batch goes only when it could not grow any more.
+a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), a
+batch goes only when it could not grow any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Mailbox:
         lock = threading.Lock()
         self._arrived = threading.Condition(lock)
         self._taken = threading.Condition(lock)
-        self._busy = False
+        self._ahead = 0
         self._closed = False
 
     def put(self, chunk: RecordBatch) -> None:
@@ -47,7 +47,7 @@ class Mailbox:
                 wait_s = self._batcher.ready_in_s(now_s)
                 if wait_s is not None and self._closed:
                     wait_s = 0.0
-                elif wait_s is not None and self._busy:
+                elif wait_s is not None and self._ahead:
                     wait_s = 0.0 if self._batcher.complete(now_s) else None
                 if wait_s is not None and wait_s <= 0:
                     batch = self._batcher.take(now_s)
@@ -57,11 +57,11 @@ class Mailbox:
                     return None
                 self._arrived.wait(wait_s)
 
-    def engine_busy(self, busy: bool) -> None:
-        """Whether a batch that was taken now would have to wait for the engine."""
+    def before_engine(self, change: int) -> None:
+        """So many more batches, or fewer, are before the engine or in it: one that was taken now would wait there."""
         with self._arrived:
-            self._busy = busy
-            if not busy:
+            self._ahead += change
+            if not self._ahead:
                 self._arrived.notify()
 
     def close(self, *, discard: bool = False) -> None:
