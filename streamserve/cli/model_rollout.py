@@ -21,6 +21,7 @@ import typer
 
 from streamserve.cli.console import say
 from streamserve.cli.interrupts import Interrupts
+from streamserve.cli.model_check import require
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
 from streamserve.cli.rollout_progress import FollowProgress
 from streamserve.cli.rollout_session import Followed, RolloutSession, rollout_session
@@ -98,8 +99,11 @@ def promote(
     format: FormatOption = Format.TEXT,
     *,
     no_wait: NoWaitOption = False,
+    check: Annotated[bool, typer.Option("--check", help="Try it on recorded samples first (model check).")] = False,
 ) -> None:
     """Make a version the stable one, under the running stream; ends a canary or an experiment."""
+    if check:
+        require(load(config, parse_set(set_)).settings, version)
     wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
     _give(wish, lambda settings, base: Promote(version=_checked(settings, version), **base))
 
@@ -283,12 +287,10 @@ def _checked(settings: PipelineSettings, wanted: str) -> str:
         ModelNotFound, ModelCorrupt: it is not there, or its files are not what its manifest says.
         ContractError: the features do not fill its inputs, or `output` does not fit its outputs.
     """
-    from streamserve.composition.models import build_encoder, resolve_model
-    from streamserve.enrich.features import FeatureEnricher
+    from streamserve.composition.models import check_fit, resolve_model
 
     files = resolve_model(settings, wanted)
-    FeatureEnricher(settings.features, files.signature)
-    build_encoder(settings, files.signature, None)
+    check_fit(settings, files.signature)
     return files.version
 
 

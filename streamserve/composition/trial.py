@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -97,7 +98,7 @@ class Bench:
         nothing = _NothingKnown()
         self._builder = ModelBuilder(
             self._settings,
-            load=lambda files: load_engine(self._settings, files),
+            load=partial(load_engine, self._settings),
             journal=nothing,
             quarantine=nothing,
             metrics=VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name),

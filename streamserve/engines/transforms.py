@@ -42,6 +42,15 @@ def fed_signature(settings: PipelineSettings, signature: Signature) -> Signature
     return Signature(inputs=(*_specs(before.inputs), *own), outputs=signature.outputs)
 
 
+def encoded_outputs(settings: PipelineSettings, signature: Signature) -> tuple[TensorSpec, ...]:
+    """What there is to be encoded, found out without running a hook.
+
+    Raises:
+        ContractError: `output.post` does not fit.
+    """
+    return PostProcessing(settings.output.post, _hooked(settings, signature)).outputs
+
+
 def build_transforms(settings: PipelineSettings, signature: Signature) -> Transforms:
     """Hooks and post-processing around an engine of this signature.
 
@@ -50,21 +59,25 @@ def build_transforms(settings: PipelineSettings, signature: Signature) -> Transf
         ContractError: `output.post` does not fit.
     """
     hooks = settings.hooks
-    masks = _masks(settings)
+    outputs = _hooked(settings, signature)
+    post = PostProcessing(settings.output.post, outputs)
     before: BeforeModel | None = None
     if hooks.before is not None:
+        masks = _masks(settings)
         gives = [spec for spec in signature.inputs if spec.name not in masks]
         before = Before(load_hook(hooks.before, "before"), gives)
-    outputs = signature.outputs
     steps: list[AfterModel] = []
     if hooks.after is not None:
-        outputs = outputs if hooks.after.outputs is None else _specs(hooks.after.outputs)
         steps.append(After(load_hook(hooks.after, "after"), outputs))
     if settings.output.post:
-        post = PostProcessing(settings.output.post, outputs)
-        outputs = post.outputs
         steps.append(post)
-    return Transforms(before=before, after=_one_after_the_other(steps), outputs=outputs)
+    return Transforms(before=before, after=_one_after_the_other(steps), outputs=post.outputs)
+
+
+def _hooked(settings: PipelineSettings, signature: Signature) -> tuple[TensorSpec, ...]:
+    """The outputs behind the hook."""
+    after = settings.hooks.after
+    return signature.outputs if after is None or after.outputs is None else _specs(after.outputs)
 
 
 def _one_after_the_other(steps: list[AfterModel]) -> AfterModel | None:

@@ -49,12 +49,11 @@ def rehearse(model: LoadedModel, topic: str) -> None:
 
 
 def _tried(model: LoadedModel, features: FeatureBatch) -> str | None:
-    """Why this row came to nothing; None when it became a prediction."""
+    """Why this row came to nothing; None when it became a prediction, or a hook would have none of it.
+
+    The hook before the model is left out: what it makes of made-up events says nothing about the model.
+    """
     rejects: list[Reject] = []
-    if model.before is not None:
-        features, rejects = model.before(features)
-        if rejects:
-            return rejects[0].detail
     try:
         outputs = model.infer.engine.infer(features.inputs)
     except EngineError as error:
@@ -65,7 +64,7 @@ def _tried(model: LoadedModel, features: FeatureBatch) -> str | None:
         predictions, rejects = model.after(predictions)
     if not rejects:
         _, rejects = model.encoder.encode(predictions)
-    return rejects[0].detail if rejects else None
+    return rejects[0].detail if rejects and rejects[0].reason != "transform" else None
 
 
 def _column(spec: TensorSpec, generator: np.random.Generator) -> Tensor:

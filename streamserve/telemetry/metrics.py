@@ -35,6 +35,7 @@ version to score them, it failed before, or the producer had no room for what it
 ShadowStage = Literal["enrich", "infer", "encode", "produce"]
 CommitOutcome = Literal["committed", "aborted", "failed"]
 RebalanceKind = Literal["assigned", "revoked", "lost"]
+PaddedAxis = Literal["batch", "length"]
 LateOutcome = Literal["processed", "dead_letter", "fallback"]
 
 P = TypeVar("P", bound=tuple[str, int])
@@ -66,10 +67,16 @@ class WorkerMetrics:
         {"stage": get_args(Stage), "reason": get_args(Reason)},
     )
     inference_executions = counter("inference_executions_total", "Runs of the model; a batch is one run.")
-    inference_elements = counter(
-        "inference_elements_total", "Values of padded inputs that went through the model, padding included."
+    inference_elements = counters(
+        "inference_elements_total",
+        "Rows of batches that were padded (`batch`), positions of sequences (`length`), padding included.",
+        {"axis": get_args(PaddedAxis)},
     )
-    inference_padding = counter("inference_padding_total", "Values of padded inputs that were padding.")
+    inference_padding = counters(
+        "inference_padding_total",
+        "How many of `inference_elements_total` were padding.",
+        {"axis": get_args(PaddedAxis)},
+    )
     records_late = counters(
         "records_late_total",
         "Records committed that could not make `engine.slo_ms` any more, by what became of them.",
@@ -201,10 +208,10 @@ class WorkerMetrics:
         """Say which model is in use; replaces what was said before."""
         self.model_info.replace({(sha256, provider, role): 1})
 
-    def padded(self, real: int, padding: int) -> None:
-        """Count the values of an inference over padded inputs."""
-        self.inference_elements.inc(real + padding)
-        self.inference_padding.inc(padding)
+    def padded(self, axis: PaddedAxis, real: int, padding: int) -> None:
+        """Count what went through the model along a padded axis."""
+        self.inference_elements[axis,].inc(real + padding)
+        self.inference_padding[axis,].inc(padding)
 
     def take_over(self, before: WorkerMetrics) -> None:
         """Start with the gauges of another version: what they tell is the slot's, whichever version is stable."""

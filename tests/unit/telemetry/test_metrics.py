@@ -16,6 +16,7 @@ from streamserve.telemetry.reference import render
 
 COUNTERS = {
     *("records_consumed_total", "predictions_total", "records_rejected_total", "inference_executions_total"),
+    *("inference_elements_total", "inference_padding_total"),
     *("records_late_total", "batch_close_total", "commits_total", "producer_recycles_total", "rebalances_total"),
     *("cache_writes_total", "cache_skipped_total", "cache_errors_total"),
     *("model_loads_total", "model_load_failures_total", "model_evictions_total"),
