@@ -14,6 +14,7 @@ from streamserve.cli.model_options import ConfigurationOption, Place, Repository
 from streamserve.cli.options import Format, FormatOption
 from streamserve.cli.record_text import printable
 from streamserve.config.engine_settings import EngineSettings
+from streamserve.config.pinned import pinned_file
 from streamserve.engines import build_engine
 from streamserve.errors import ConfigError
 from streamserve.ports import TensorSpec
@@ -82,6 +83,8 @@ def _find(model: str, place: Place, version: str) -> tuple[ModelVersion, list[st
 
 def _report(found: ModelVersion, aliases: list[str], settings: EngineSettings) -> Report:
     """All there is to say about a version; the runtime loads it, so that a bad model is found out here."""
+    for library in settings.custom_ops:
+        pinned_file(library.path, library.sha256)
     try:
         engine = build_engine(found, EngineSettings(allow_cpu_fallback=True, custom_ops=settings.custom_ops))
         providers = [engine.provider]

@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from streamserve.errors import ConfigError, ModelCorrupt, ModelNotFound, RegistryError
+from streamserve.errors import ConfigError, ModelCorrupt, ModelNotFound, RegistryError, StreamServeError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 PROTOCOLS: Final = ("file", "memory", "http", "https", "s3", "gs", "az", "abfs", "hf")
 MAX_FILES: Final = 1000
+_HTTP: Final = ("http", "https")
 _CHUNK: Final = 1 << 20
 
 
@@ -51,29 +52,36 @@ def download(url: str, folder: Path, *, max_bytes: int) -> Path:
     protocol = url.partition("://")[0]
     if protocol not in PROTOCOLS or "::" in url:
         raise RegistryError(f"{shown} cannot be fetched: use one of {', '.join(PROTOCOLS)}")
-    filesystem, root = _filesystem(url, protocol)
     try:
-        if not filesystem.exists(root):
-            raise ModelNotFound(f"nothing is at {shown}")
-        names = filesystem.find(root) if filesystem.isdir(root) else []
+        filesystem, root = _filesystem(url, protocol)
+        # Over HTTP a URL is a file: to ask for a folder would read the page at it, however long.
+        names = filesystem.find(root) if protocol not in _HTTP and filesystem.isdir(root) else []
         target = folder / (PurePosixPath(urlsplit(url).path).name or "model")
         left = max_bytes
         for name, path in _targets(root, names, target, shown):
             left = _fetch(filesystem, name, path, left, f"{shown} is larger than {max_bytes >> 20} MiB (--max-mb)")
         return target
-    except OSError as error:
-        raise RegistryError(f"{shown} cannot be fetched: {error}", retryable=True) from error
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"nothing is at {shown}") from error
     except ImportError as error:
         raise _not_installed(error, protocol) from error
+    except StreamServeError:
+        raise
+    except Exception as error:  # every protocol has its client, and every client its own exceptions
+        text = str(error).replace(url, shown) or type(error).__name__
+        raise RegistryError(f"{shown} cannot be fetched: {text}", retryable=True) from error
 
 
 def _filesystem(url: str, protocol: str) -> tuple[AbstractFileSystem, str]:
-    try:
-        from fsspec.core import url_to_fs
+    """The client of a protocol, and what the URL is called there."""
+    from fsspec.core import url_to_fs
 
-        filesystem, root = url_to_fs(url)
-    except ImportError as error:
-        raise _not_installed(error, protocol) from error
+    options: dict[str, object] = {}
+    if protocol in _HTTP:
+        from aiohttp import ClientTimeout
+
+        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}
+    filesystem, root = url_to_fs(url, **options)
     return filesystem, root
 
 
@@ -101,7 +109,8 @@ def _targets(root: str, names: list[str], target: Path, shown: str) -> list[tupl
 def _fetch(filesystem: AbstractFileSystem, name: str, path: Path, left: int, too_large: str) -> int:
     """Copy one file. Returns: how many bytes of the limit are left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filesystem.open(name, "rb") as remote, path.open("wb") as local:
+    # block_size 0 streams over HTTP, so that nothing a server says of the length is believed.
+    with filesystem.open(name, "rb", block_size=0) as remote, path.open("wb") as local:
         while chunk := remote.read(_CHUNK):
             left -= len(chunk)
             if left < 0:
