@@ -30,7 +30,8 @@ schedules = st.lists(st.one_of(events, faults, moves, drains), min_size=1, max_s
 class Fleet:
     """Two workers of one group that a schedule shakes."""
 
-    def __init__(self):
+    def __init__(self, in_flight):
+        self.in_flight = in_flight
         self.broker = topics(MemoryBroker(), PARTITIONS)
         self.produced = 0
         self.owner = dict.fromkeys(range(PARTITIONS), 0)
@@ -38,7 +39,10 @@ class Fleet:
         self._give(0, list(range(PARTITIONS)))
 
     def _started(self, n):
-        blocks = {"engine": {"max_batch_size": 8}, "delivery": {"commit_interval_ms": 2, "commit_min_interval_ms": 0}}
+        blocks = {
+            "engine": {"max_batch_size": 8, "in_flight": self.in_flight},
+            "delivery": {"commit_interval_ms": 2, "commit_min_interval_ms": 0},
+        }
         running = worker(self.broker, slot=f"s{n}", everything=False, **blocks)
         return running.__enter__()
 
@@ -77,9 +81,9 @@ class Fleet:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(schedules)
-def test_any_schedule_of_faults_and_rebalances_is_exactly_once(schedule):
-    fleet = Fleet()
+@given(schedules, st.integers(1, 3))
+def test_any_schedule_of_faults_and_rebalances_is_exactly_once(schedule, in_flight):
+    fleet = Fleet(in_flight)
     for step, *arguments in schedule:
         getattr(fleet, step)(*arguments)
     fleet.events(9)
