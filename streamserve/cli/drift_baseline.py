@@ -111,8 +111,8 @@ def baseline(
     if model_version is not None:
         overrides["model.version"] = model_version
     settings = load(config, overrides).settings
-    from streamserve.composition.models import resolve_model
     from streamserve.cli.drift_baseline_text import document, summary
+    from streamserve.composition.models import resolve_model
     from streamserve.registry.references import FolderReferences
 
     wish = Wish(

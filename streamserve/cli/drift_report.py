@@ -76,8 +76,8 @@ def examine(
     settings: PipelineSettings, wanted: Range, segment: str, stop: Callable[[], bool]
 ) -> tuple[RangeReport, str]:
     """Read the range and decide. Returns: the report, and the samples topic. Raises: StreamServeError."""
-    from streamserve.composition.models import resolve_model
     from streamserve.cli.drift_samples import Samples
+    from streamserve.composition.models import resolve_model
     from streamserve.config.drift_settings import DriftSettings
     from streamserve.drift.report.collected import Collected
     from streamserve.drift.report.values import Question, decide

@@ -10,14 +10,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
-from streamserve.composition.models import load_engine
 from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, PredictionBatch, RecordBatch, Reject
-from streamserve.codecs.prediction import JsonPredictionEncoder
+from streamserve.composition.models import ModelBuilder, load_engine
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.pii_key import pii_key
 from streamserve.config.settings import PipelineSettings
@@ -25,10 +26,9 @@ from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.gathered import rows_of
 from streamserve.drift.personal import Personal
 from streamserve.drift.sampled_columns import SampledColumns, positions
-from streamserve.enrich.features import FeatureEnricher
-from streamserve.pipeline.infer import InferStage, Suspicion
-from streamserve.pipeline.poison import BatchBound
+from streamserve.pipeline.infer import Suspicion
 from streamserve.ports import ModelFiles
+from streamserve.telemetry.versions import VersionMetrics
 
 Rejects = Counter[tuple[str, str, str]]
 """Stage, reason and feature -> rows."""
@@ -110,14 +110,18 @@ class Scorer:
 
     def __enter__(self) -> Self:
         """Load the model. Raises: ConfigError, ModelCorrupt, ContractError."""
-        settings = self._settings
-        self._engine = load_engine(settings, self._files)
-        signature = self._engine.signature
-        self._identity = ModelIdentity(name=self._files.name, version=self._files.version, sha256=self._files.sha256)
-        self._enricher = FeatureEnricher(settings.features, signature)
-        self._stage = InferStage(self._engine, _NoJournal(), _NoSuspects(), BatchBound())
-        self._encoder = JsonPredictionEncoder(settings.output, signature.outputs)
-        self._columns = SampledColumns.of(settings, settings.drift or DriftSettings(), signature.outputs)
+        settings, files = self._settings, self._files
+        self._engine = load_engine(settings, files)
+        builder = ModelBuilder(
+            settings,
+            load=partial(load_engine, settings),
+            journal=_NoJournal(),
+            quarantine=_NoSuspects(),
+            metrics=VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=files.name),
+        )
+        self._model = builder.assembled(files, self._engine)
+        self._identity = ModelIdentity(name=files.name, version=files.version, sha256=files.sha256)
+        self._columns = SampledColumns.of(settings, settings.drift or DriftSettings(), builder.outputs(files.version))
         return self
 
     def __exit__(
@@ -131,12 +135,25 @@ class Scorer:
         size = self._settings.engine.max_batch_size
         for start in range(0, len(part.events), size):
             some = part.events.take(range(start, min(start + size, len(part.events))))
-            features, rejects = self._enricher.enrich(some)
-            predictions, failed = self._stage.run(features, self._identity)
-            outbound, unwritten = self._encoder.encode(predictions)
-            self._count([*rejects, *failed, *unwritten])
+            predictions = self._predicted(some)
+            outbound, unwritten = self._model.encoder.encode(predictions)
+            self._count(unwritten)
             if len(outbound):
                 yield self._rows(predictions, outbound.row, part.labels)
+
+    def _predicted(self, events: EventBatch) -> PredictionBatch:
+        model = self._model
+        features, rejects = model.enricher.enrich(events)
+        self._count(rejects)
+        if model.before is not None:
+            features, rejects = model.before(features)
+            self._count(rejects)
+        predictions, rejects = model.infer.run(features, self._identity)
+        self._count(rejects)
+        if model.after is not None:
+            predictions, rejects = model.after(predictions)
+            self._count(rejects)
+        return predictions
 
     def _count(self, rejects: Sequence[Reject]) -> None:
         self.rejects.update((reject.stage, reject.reason, reject.feature) for reject in rejects)

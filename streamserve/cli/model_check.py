@@ -51,6 +51,23 @@ def check(
         raise typer.Exit(NOT_MET)
 
 
+def require(settings: PipelineSettings, version: str) -> None:
+    """Try a version beside the stable one before a command is given.
+
+    Raises:
+        typer.Exit: something speaks against it.
+    """
+    with Interrupts() as stop:
+        tried = try_version(settings, version, None, rows=ROWS, stop=stop)
+    difference = "" if tried.comparison is None else f", mean difference {tried.comparison.difference('mean'):.3g}"
+    say(f"tried on {tried.rows:,} recorded rows beside version {tried.against}{difference}")
+    problems = tried.problems(None)
+    for problem in problems:
+        say(problem, "red")
+    if problems:
+        raise typer.Exit(NOT_MET)
+
+
 def try_version(settings: PipelineSettings, version: str, against: str | None, *, rows: int, stop: Interrupts) -> Tried:
     """A version beside another, or beside the stable one, on recorded samples."""
     from streamserve.composition.trial import Bench
