@@ -177,6 +177,12 @@ class _Wanted:
 
     def _check(self, columns: Mapping[str, RawColumn], source: str) -> None:
         features = self._features
+        if not isinstance(features, VectorSettings):
+            sequences = [feature.name for feature in features if feature.sequence is not None]
+            if sequences:
+                raise ContractError(
+                    f"a table holds no sequences ({_few(sequences)}): give a topic, or events as JSON lines"
+                )
         if isinstance(features, VectorSettings):
             needed = [element(features.field, i) for i in range(features.size)]
         else:

@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 
 from streamserve.config.lint_drift import drift_findings, drift_topic_warnings, drift_warnings
 from streamserve.config.lint_features import feature_findings
+from streamserve.config.lint_outputs import output_findings
 from streamserve.config.lint_rollout import rollout_findings, rollout_topic_warnings, rollout_warnings
 from streamserve.config.loading import LoadedConfig
 from streamserve.config.pinned import pinned_findings
-from streamserve.config.settings import PipelineSettings, ThresholdSettings
+from streamserve.config.settings import PipelineSettings
 from streamserve.config.start_position import parse_start
 from streamserve.config.topic_documents import TopicDocument, check_topics
 from streamserve.config.wording import Finding
@@ -95,22 +96,6 @@ def _input(settings: PipelineSettings) -> Iterator[Finding]:
             "must be beginning, end, or a time",
             "such as 2026-01-31T00:00:00Z or epoch milliseconds",
         )
-
-
-def _outputs(settings: PipelineSettings) -> Iterator[Finding]:
-    outputs = settings.output.outputs
-    names = set(outputs or ())
-    if outputs is not None and not outputs:
-        yield Finding(("output", "outputs"), "must not be empty", "leave it out for all outputs")
-    for name, threshold in settings.output.threshold.items():
-        path = ("output", "threshold", name)
-        if outputs and name not in outputs:
-            yield Finding(path, "is no name in output.outputs", f"known: {', '.join(sorted(outputs))}")
-        given = threshold.name if isinstance(threshold, ThresholdSettings) else None
-        decision = given or f"{name}_decision"
-        if decision in names:
-            yield Finding(path, f"its boolean {decision} has the name of another output", "name it with `as`")
-        names.add(decision)
 
 
 def _delivery(settings: PipelineSettings) -> Iterator[Finding]:
@@ -240,7 +225,7 @@ _ERRORS: tuple[Rule, ...] = (
     _topic_names,
     _input,
     feature_findings,
-    _outputs,
+    output_findings,
     _delivery,
     _timeouts,
     _cache,

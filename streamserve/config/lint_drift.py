@@ -86,6 +86,10 @@ def _names(settings: PipelineSettings) -> Iterator[Finding]:
         if feature.name.startswith(RESERVED):
             message = f"begins with {RESERVED} like the sampled outputs"
             yield Finding(("features", index, "name"), message, "with a drift block it needs another name")
+        sequence = feature.name.removesuffix(".length")
+        if sequence != feature.name and sequence in _sequences(settings):
+            message = f"is also the sampled length of {sequence}"
+            yield Finding(("features", index, "name"), message, "with a drift block it needs another name")
 
 
 def _personal(settings: PipelineSettings, drift: DriftSettings, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -97,6 +101,8 @@ def _personal(settings: PipelineSettings, drift: DriftSettings, environ: Mapping
             yield Finding(path, "is no feature", did_you_mean(name, [*features, "id", "key"]))
         elif vector and name in features and fate == "hash":
             yield Finding(path, "is a vector, which cannot be hashed", "drop")
+        elif name in _sequences(settings) and fate == "hash":
+            yield Finding(path, "is a sequence, which cannot be hashed", "drop")
     for role, field in (("id", settings.input.id), ("key", settings.input.key)):
         if field in drift.pii and role not in drift.pii and field not in {"id", "key"}:
             message = f"is also input.{role}, which stays in the samples as it is"
@@ -116,6 +122,10 @@ def _segments(settings: PipelineSettings, drift: DriftSettings) -> Iterator[Find
             yield Finding(path, f"{name} is no feature", did_you_mean(name, features))
         elif isinstance(settings.features, VectorSettings):
             yield Finding(path, f"{name} is a vector", "a segment needs a string feature, or a number with few values")
+        elif name in _sequences(settings):
+            yield Finding(
+                path, f"{name} is a sequence", "a segment needs a string feature, or a number with few values"
+            )
         elif drift.pii.get(name) == "drop":
             yield Finding(path, f"{name} is dropped by drift.pii")
         elif drift.pii.get(name) == "hash" and segment.values is not None:
@@ -146,3 +156,10 @@ def _labels(settings: PipelineSettings, drift: DriftSettings) -> Iterator[Findin
 def _feature_names(settings: PipelineSettings) -> list[str]:
     features = settings.features
     return [features.field] if isinstance(features, VectorSettings) else [feature.name for feature in features]
+
+
+def _sequences(settings: PipelineSettings) -> set[str]:
+    features = settings.features
+    if isinstance(features, VectorSettings):
+        return set()
+    return {feature.name for feature in features if feature.sequence is not None}

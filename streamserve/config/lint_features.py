@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from streamserve.config.document import Path
-from streamserve.config.settings import FeatureSettings, PipelineSettings, VectorSettings
+from streamserve.config.settings import FeatureSettings, PipelineSettings, SequenceSettings, VectorSettings
 from streamserve.config.wording import Finding, kind_of
 
 _INTEGER_BITS = {"int32": 31, "int64": 63}
@@ -41,6 +41,9 @@ def _raw(settings: PipelineSettings, names: list[str]) -> Iterator[Finding]:
         if feature.dtype == "string":
             path = ("features", index, "dtype")
             yield Finding(path, "a raw record cannot hold a string", "input.format: json or msgpack")
+        if feature.sequence is not None:
+            path = ("features", index, "sequence")
+            yield Finding(path, "raw records are all of one size", "input.format: json or msgpack")
 
 
 def _feature(feature: FeatureSettings, path: Path) -> Iterator[Finding]:
@@ -50,7 +53,11 @@ def _feature(feature: FeatureSettings, path: Path) -> Iterator[Finding]:
                 yield Finding((*path, key), f"a {feature.dtype} has no bounds", "leave it out")
     yield from _bounds(feature, path)
     yield from _categories(feature, path)
-    if feature.default is not None:
+    if feature.sequence is not None:
+        yield from _sequence(feature, feature.sequence, (*path, "sequence"))
+        if feature.default is not None:
+            yield Finding((*path, "default"), "a sequence has no default", "sequence: {missing: empty}")
+    elif feature.default is not None:
         yield from _default(feature, path)
 
 
@@ -72,6 +79,23 @@ def _categories(feature: FeatureSettings, path: Path) -> Iterator[Finding]:
     for name, count in Counter(categories).items():
         if count > 1:
             yield Finding((*path, "categories"), f"{name} is given {count} times")
+
+
+def _sequence(feature: FeatureSettings, sequence: SequenceSettings, path: Path) -> Iterator[Finding]:
+    longest = sequence.max_length
+    if sequence.min_length > longest:
+        yield Finding((*path, "min_length"), f"is more than max_length ({longest})")
+    if sequence.missing == "empty" and sequence.min_length > 0:
+        yield Finding((*path, "missing"), f"an empty sequence is shorter than min_length ({sequence.min_length})")
+    for length in sequence.buckets or ():
+        if length > longest:
+            yield Finding((*path, "buckets"), f"{length} is more than max_length ({longest})")
+    texts = feature.dtype == "string" and feature.categories is None
+    if sequence.pad is not None and isinstance(sequence.pad, str) != texts and feature.categories is None:
+        hint = "put it in quotes" if texts else "a number"
+        yield Finding((*path, "pad"), f"is {kind_of(sequence.pad)} in a sequence of {feature.dtype}", hint)
+    if sequence.mask is not None and sequence.mask == (feature.input or feature.name):
+        yield Finding((*path, "mask"), "is the input of the sequence itself")
 
 
 def _default(feature: FeatureSettings, path: Path) -> Iterator[Finding]:

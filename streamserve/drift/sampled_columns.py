@@ -1,7 +1,8 @@
 """Which columns are sampled, and rows of them: features as they came, before defaults, and the model's outputs.
 
-What was missing stays missing: NaN in number columns, None in texts. Wide pipelines have hundreds of columns and a
-transaction tens of batches, so float features, which are float64 in every batch, are put together in one call.
+What was missing stays missing: NaN in number columns, None in texts. Of a sequence its length is sampled. Wide
+pipelines have hundreds of columns and a transaction tens of batches, so float features, which are float64 in every
+batch, are put together in one call.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from streamserve.batch import Column, EventBatch, PredictionBatch, Tensor
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.settings import Features, OutputSettings, PipelineSettings, VectorSettings
-from streamserve.drift.schema import OUTPUT_PREFIX
+from streamserve.drift.schema import OUTPUT_PREFIX, length_of
 from streamserve.ports import TensorSpec
 
 FLOATS: Final = frozenset({"float32", "float64"})
@@ -31,11 +32,20 @@ class SampledColumns:
     Args:
         features: names of the fields.
         floats: those of them that are float64[m] in every batch.
-        outputs: name of the column -> output of the model.
+        lengths: name of the column -> field of a sequence whose length it holds.
+        outputs: name of the column -> output that is written.
     """
 
-    def __init__(self, features: Sequence[str], outputs: Mapping[str, str], *, floats: Collection[str] = ()) -> None:
-        self.names = [*features, *outputs]
+    def __init__(
+        self,
+        features: Sequence[str],
+        outputs: Mapping[str, str],
+        *,
+        floats: Collection[str] = (),
+        lengths: Mapping[str, str] | None = None,
+    ) -> None:
+        self.lengths = lengths or {}
+        self.names = [*features, *self.lengths, *outputs]
         self.floats = [name for name in features if name in floats]
         self.others = [name for name in features if name not in floats]
         self.outputs = outputs
@@ -53,7 +63,14 @@ class SampledColumns:
         kept = [name for name in _feature_names(features) if drift.pii.get(name) != "drop"]
         if isinstance(features, VectorSettings):
             return SampledColumns(kept, written)
-        return SampledColumns(kept, written, floats=[each.name for each in features if each.dtype in FLOATS])
+        sequences = {each.name for each in features if each.sequence is not None}
+        return SampledColumns(
+            [name for name in kept if name not in sequences],
+            written,
+            floats=[each.name for each in features if each.dtype in FLOATS],
+            # What is personal in a sequence is not told by a hash of it, so nothing of it is sampled.
+            lengths={length_of(name): name for name in kept if name in sequences and name not in drift.pii},
+        )
 
     def take(self, predictions: PredictionBatch, at: Sequence[int]) -> dict[str, Column]:
         """Rows of one batch, column by column.
@@ -81,7 +98,7 @@ class SampledRows:
     def __init__(self, plan: SampledColumns) -> None:
         self._plan = plan
         self._floats: list[list[Column]] = []
-        self._others: dict[str, list[Column]] = {name: [] for name in (*plan.others, *plan.outputs)}
+        self._others: dict[str, list[Column]] = {name: [] for name in (*plan.others, *plan.lengths, *plan.outputs)}
         self._count = 0
 
     def add(self, predictions: PredictionBatch, at: Sequence[int]) -> None:
@@ -94,6 +111,8 @@ class SampledRows:
             self._floats.append([cast("Tensor", fields[name])[index] for name in plan.floats])
         for name in plan.others:
             self._others[name].append(_feature(fields[name], at, index))
+        for name, field in plan.lengths.items():
+            self._others[name].append(_lengths(cast("Tensor", fields[field]), at))
         for name, output in plan.outputs.items():
             self._others[name].append(_output(outputs[output], index))
         self._count += len(at)
@@ -151,6 +170,12 @@ def _feature(column: Column, at: Sequence[int], index: Tensor | None) -> Column:
     if taken.dtype == object:
         return np.array([np.nan if value is None else float(cast("int", value)) for value in taken.tolist()])
     return taken
+
+
+def _lengths(sequences: Tensor, at: Sequence[int]) -> Column:
+    """float64[len(at)]: how long the sequences of these rows are, NaN where one is missing."""
+    rows = sequences.tolist()
+    return np.array([np.nan if rows[i] is None else len(rows[i]) for i in at], np.float64)
 
 
 def _output(values: Tensor, index: Tensor | None) -> Column:

@@ -1,8 +1,8 @@
 """Which columns are watched, and how a distribution over them is laid out.
 
-A watched column is a feature (or one element of a vector feature), an output of the model (`output.probability`,
-`output.probability[2]`), or derived from one (`output.class`, `output.confidence`). Every column of a reference has
-one row of `CELLS` cells:
+A watched column is a feature (or one element of a vector feature, or the length of a sequence), an output of the model
+(`output.probability`, `output.probability[2]`), or derived from one (`output.class`, `output.confidence`). Every
+column of a reference has one row of `CELLS` cells:
 
     0 ... BINS-1   bins of a number, ascending, the outer ones open; or the most frequent categories
     OTHER          a category of the reference beyond the most frequent ones
@@ -39,3 +39,8 @@ class MonitoredColumn:
 def element(name: str, index: int) -> str:
     """Name of one element of a vector column."""
     return f"{name}[{index}]"
+
+
+def length_of(name: str) -> str:
+    """Name of the column with a sequence's length."""
+    return f"{name}.length"

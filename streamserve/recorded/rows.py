@@ -95,6 +95,13 @@ def recorded_rows(
 
 def check_recorded(settings: PipelineSettings) -> None:
     """Whether the samples hold every feature as it came. Raises: ConfigError."""
+    features = settings.features
+    sequences = [f.name for f in features if f.sequence] if not isinstance(features, VectorSettings) else []
+    if sequences:
+        raise ConfigError(
+            f"of sequences ({', '.join(sequences)}) the samples hold the lengths alone, which are no inputs of a model;"
+            " give events from a file instead"
+        )
     personal = settings.drift.pii if settings.drift is not None else {}
     lost = [f.name for f in _fields(settings.features) if f.name in personal]
     if lost:
