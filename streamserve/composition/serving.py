@@ -34,7 +34,7 @@ def build_residency(settings: PipelineSettings, builder: ModelBuilder, metrics: 
     """Where the loaded versions are kept."""
     budget_mb = settings.engine.memory_budget_mb
     return Residency(
-        builder.resolve,
+        lambda version: resolve_model(settings, version),
         builder.build,
         budget_bytes=budget_mb * MEBIBYTE if budget_mb is not None else None,
         metrics=metrics,
@@ -51,7 +51,12 @@ def fixed(models: Residency, version: str, metrics: VersionMetrics) -> Fixed:
 
 
 def build_follower(
-    settings: PipelineSettings, slot: str, models: Residency, metrics: VersionMetrics, clock: Clock, log: Log
+    settings: PipelineSettings,
+    slot: str,
+    models: Residency,
+    metrics: VersionMetrics,
+    clock: Clock,
+    log: Log,
 ) -> RolloutFollower:
     """What keeps the slot at what the topic says; to be started."""
     from streamserve.kafka.rollout_topic import RolloutReader, RolloutWriter
