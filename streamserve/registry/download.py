@@ -61,15 +61,12 @@ def download(url: str, folder: Path, *, max_bytes: int) -> Path:
         for name, path in _targets(root, names, target, shown):
             left = _fetch(filesystem, name, path, left, f"{shown} is larger than {max_bytes >> 20} MiB (--max-mb)")
         return target
-    except FileNotFoundError as error:
-        raise ModelNotFound(f"nothing is at {shown}") from error
     except ImportError as error:
         raise _not_installed(error, protocol) from error
     except StreamServeError:
         raise
     except Exception as error:  # every protocol has its client, and every client its own exceptions
-        text = str(error).replace(url, shown) or type(error).__name__
-        raise RegistryError(f"{shown} cannot be fetched: {text}", retryable=True) from error
+        raise _failed(error, url, shown) from error
 
 
 def _filesystem(url: str, protocol: str) -> tuple[AbstractFileSystem, str]:
@@ -83,6 +80,17 @@ def _filesystem(url: str, protocol: str) -> tuple[AbstractFileSystem, str]:
         options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}
     filesystem, root = url_to_fs(url, **options)
     return filesystem, root
+
+
+def _failed(error: Exception, url: str, shown: str) -> RegistryError:
+    """A client's exception in our words. fsspec says that nothing is there for a server that does not answer, too."""
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    if isinstance(first, FileNotFoundError) or getattr(first, "status", None) == 404:
+        return ModelNotFound(f"nothing is at {shown}")
+    text = str(first).replace(url, shown) or type(first).__name__
+    return RegistryError(f"{shown} cannot be fetched: {text}", retryable=True)
 
 
 def _not_installed(error: ImportError, protocol: str) -> ConfigError:

@@ -189,7 +189,7 @@ def manifest_too_large(folder: Path, bait: Bait) -> None:
 
 def manifest_too_deep(folder: Path, bait: Bait) -> None:
     models.save(models.mlp(), folder)
-    (folder / "model.yaml").write_text("[" * 5000)
+    (folder / "model.yaml").write_text("[" * 500)
 
 
 def manifest_makes_objects(folder: Path, bait: Bait) -> None:
