@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from streamserve.batch import Tensor, Tensors
-from streamserve.engines.torch_program import Program, TorchTensors
+from streamserve.engines.torch_program import Compute, TorchTensors
 
 LANES = 2
 MAX_SHAPES = 256
@@ -44,8 +44,8 @@ class Staging:
         graphs: capture and replay; the model's control flow must not depend on its data.
     """
 
-    def __init__(self, program: Program, device: torch.device, *, graphs: bool) -> None:
-        compute = _Compute(program, device, graphs=graphs)
+    def __init__(self, program: Compute, device: torch.device, *, graphs: bool) -> None:
+        compute = _Device(program, device, graphs=graphs)
         self._lanes: LifoQueue[_Lane] = LifoQueue()
         for _ in range(LANES):
             self._lanes.put(_Lane(compute, device))
@@ -63,7 +63,7 @@ class Staging:
 class _Lane:
     """The buffers of one caller, by shape."""
 
-    def __init__(self, compute: _Compute, device: torch.device) -> None:
+    def __init__(self, compute: _Device, device: torch.device) -> None:
         self._api = _api(device)
         self._device = device
         self._compute = compute
@@ -99,10 +99,10 @@ class _Lane:
         return tensor.contiguous().pin_memory() if self._device.type == "cuda" else tensor.contiguous()
 
 
-class _Compute:
+class _Device:
     """The stream that computes, shared by the lanes: one batch is queued after the other, each as a whole."""
 
-    def __init__(self, program: Program, device: torch.device, *, graphs: bool) -> None:
+    def __init__(self, program: Compute, device: torch.device, *, graphs: bool) -> None:
         self._api = _api(device)
         self._program = program
         self._device = device
@@ -123,7 +123,7 @@ class _Compute:
             self._follow(self._stream, after)
         return outputs
 
-    def prepared(self, device_inputs: TorchTensors, pool: object) -> tuple[list[torch.Tensor], Program]:
+    def prepared(self, device_inputs: TorchTensors, pool: object) -> tuple[list[torch.Tensor], Compute]:
         """The outputs for these inputs, and how to compute them again whenever the inputs have changed in place."""
         with self._turn:
             self._follow(self._api.current_stream(), self._stream)
@@ -133,7 +133,7 @@ class _Compute:
             _wait(self._device, self._stream)
             return outputs, self._captured(device_inputs, pool) if self._graphs else self._program
 
-    def _captured(self, device_inputs: TorchTensors, pool: object) -> Program:
+    def _captured(self, device_inputs: TorchTensors, pool: object) -> Compute:
         """The program on these inputs as a graph. Its outputs stay where they are, and are good until it runs again."""
         if self._device.type != "cuda":
             return _Fixed(self._program, device_inputs)
@@ -163,7 +163,7 @@ class _Buffers:
         host_inputs: TorchTensors,
         device_inputs: TorchTensors,
         host_outputs: Sequence[torch.Tensor],
-        compute: Program,
+        compute: Compute,
     ) -> None:
         self.host_inputs = host_inputs
         self.device_inputs = device_inputs
@@ -191,7 +191,7 @@ class _Replay:
 class _Fixed:
     """What a replay is, without a GPU: the same inputs every time, and outputs that stay where they are."""
 
-    def __init__(self, program: Program, inputs: TorchTensors) -> None:
+    def __init__(self, program: Compute, inputs: TorchTensors) -> None:
         self._program = program
         self._inputs = inputs
         self._outputs = [output.clone() for output in program(inputs)]

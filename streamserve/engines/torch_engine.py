@@ -51,6 +51,7 @@ class TorchEngine:
         self._outputs = [spec.name for spec in signature.outputs]
         self._first_input = signature.inputs[0].name
         self._provider = CUDA if device.type == "cuda" else CPU
+        self._program = program
         self._run: Run = (
             Staging(program, device, graphs=settings.cuda_graphs).run if device.type == "cuda" else _in_place(program)
         )
@@ -96,8 +97,12 @@ class TorchEngine:
             check_outputs(self._signature.outputs, values, rows)
 
     def close(self) -> None:
-        """Let go of the model and of its buffers; the engine cannot infer any more. Idempotent."""
+        """Free the model and its buffers; the engine cannot infer any more. Idempotent.
+
+        No inference may be under way: it would fail.
+        """
         self._run = _closed
+        self._program.close()
 
 
 def _in_place(program: Program) -> Run:

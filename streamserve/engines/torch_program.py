@@ -22,8 +22,32 @@ from streamserve.errors import ConfigError, ContractError, EngineOutOfMemory, Mo
 from streamserve.ports import Signature, TensorSpec
 
 TorchTensors = Mapping[str, torch.Tensor]
-Program = Callable[[TorchTensors], list[torch.Tensor]]
-"""Inputs by name, on the device of the model -> outputs, in the order of the signature. In inference mode."""
+Compute = Callable[[TorchTensors], list[torch.Tensor]]
+"""Inputs by name, on the device of the model -> outputs, in the order of the signature."""
+Call = Callable[[TorchTensors], Any]
+
+
+class Program:
+    """A loaded model, a `Compute` in inference mode. `load_program` makes it.
+
+    Args:
+        module: what holds the weights.
+        call: runs it.
+        outputs: as declared.
+    """
+
+    def __init__(self, module: torch.nn.Module, call: Call, outputs: Sequence[TensorSpec]) -> None:
+        self._module = module
+        self._call = call
+        self._outputs = outputs
+
+    def __call__(self, tensors: TorchTensors) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return _in_order(self._call(tensors), self._outputs)
+
+    def close(self) -> None:
+        """Free the weights now: a module and its graph hold each other, and would wait for a full collection."""
+        vars(self._module).clear()
 
 
 def load_program(path: str, signature: Signature, device: torch.device, *, compiled: bool) -> Program:
@@ -43,22 +67,15 @@ def load_program(path: str, signature: Signature, device: torch.device, *, compi
     if not is_zipfile(path):
         raise ModelCorrupt(f"{path} is not a torch archive")
     if path.endswith(".pt2"):
-        call = _exported(path, signature, device, compiled=compiled)
+        module, call = _exported(path, signature, device, compiled=compiled)
     elif compiled:
         raise ConfigError(f"engine.compile is for torch.export archives (.pt2), and {path} is TorchScript")
     else:
-        call = _script(path, signature, device)
-
-    def run(tensors: TorchTensors) -> list[torch.Tensor]:
-        with torch.inference_mode():
-            return _in_order(call(tensors), signature.outputs)
-
-    return run
+        module, call = _script(path, signature, device)
+    return Program(module, call, signature.outputs)
 
 
-def _exported(
-    path: str, signature: Signature, device: torch.device, *, compiled: bool
-) -> Callable[[TorchTensors], Any]:
+def _exported(path: str, signature: Signature, device: torch.device, *, compiled: bool) -> tuple[torch.nn.Module, Call]:
     with _loading(path):
         program = torch.export.load(path)
         if device.type != "cpu":
@@ -71,18 +88,19 @@ def _exported(
     _check_names(path, signature, order, order)
     for spec in signature.inputs:
         _check_input(path, spec, examples[spec.name])
+    structure = program.call_spec.in_spec
+    vars(program).clear()  # it has the weights too, and holds itself
     # `forward` has the program's own guards; calling the module would also print every failure to stderr.
     forward = torch.compile(module, dynamic=True, options={"compile_threads": 1}) if compiled else module.forward
-    structure = program.call_spec.in_spec
 
     def call(tensors: TorchTensors) -> Any:
         positional, named = structure.unflatten([tensors[name] for name in order])
         return forward(*positional, **named)
 
-    return call
+    return module, call
 
 
-def _script(path: str, signature: Signature, device: torch.device) -> Callable[[TorchTensors], Any]:
+def _script(path: str, signature: Signature, device: torch.device) -> tuple[torch.nn.Module, Call]:
     with _loading(path):
         module = torch.jit.load(path, map_location=device).eval()
     arguments = module.forward.schema.arguments[1:]
@@ -92,7 +110,7 @@ def _script(path: str, signature: Signature, device: torch.device) -> Callable[[
         [argument.name for argument in arguments],
         [argument.name for argument in arguments if not argument.has_default_value()],
     )
-    return lambda tensors: module(**tensors)
+    return module, lambda tensors: module(**tensors)
 
 
 @contextmanager
