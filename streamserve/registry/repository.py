@@ -174,8 +174,9 @@ class FolderRepository:
             path = _fetched(source, stage, max_bytes)
             folder = stage / "version"
             folder.mkdir()
-            with _as_named({folder: origin, path: origin}):
+            with _as_named({path: origin}):
                 found = read_source(path)
+            with _as_named({folder / found.name: str(found.model), folder: str(found.model.parent), path: origin}):
                 text = created_from or found.manifest.source or origin
                 _assemble(found, folder, trust=trust, metrics=metrics or {}, source=text)
                 self._read(folder, name, "")
@@ -261,7 +262,7 @@ def _aliases(folder: Path) -> dict[str, int]:
 def _fetched(source: str | Path, stage: Path, max_bytes: int) -> Path:
     """The source as a path; a URL is fetched into the stage."""
     if not is_url(source):
-        return Path(source)
+        return Path(source).absolute()
     folder = stage / "source"
     folder.mkdir()
     return download(str(source), folder, max_bytes=max_bytes)
@@ -273,7 +274,7 @@ def _origin(source: str | Path) -> str:
 
 @contextlib.contextmanager
 def _as_named(names: Mapping[Path, str]) -> Iterator[None]:
-    """Errors speak of what the caller named, not of the copies in the stage."""
+    """Errors speak of what the caller named, not of copies in the stage. Every path is absolute."""
     try:
         yield
     except (RegistryError, OSError) as error:

@@ -197,6 +197,15 @@ def test_a_source_that_is_not_there_says_so(repository, tmp_path):
         repository.push("m", tmp_path / "empty")
 
 
+def test_a_refusal_names_the_source_however_it_was_given(repository, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t").mkdir()
+    Path("t", "model.ts").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelCorrupt) as refused:
+        repository.push("m", Path("t"))
+    assert str(refused.value).startswith(f"{tmp_path}/t/model.ts is refused: a torch archive may carry pickles")
+
+
 def test_a_torch_archive_by_itself_lacks_its_signature(repository, tmp_path):
     (tmp_path / "best.pt2").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelCorrupt, match="declares `inputs` and `outputs`"):
