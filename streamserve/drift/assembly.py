@@ -77,7 +77,7 @@ class Assembly:
             plan = self._plans(version)
             for start, stop in _alike([selection for selection, _ in parts], plan.columns):
                 chunk = self._chunk(plan, parts[start:stop], level, now_ms)
-                if len(chunk) or chunk.rejects or (level and chunk.spans):
+                if len(chunk) or chunk.rejects or any(span.consumed for span in chunk.spans):
                     yield chunk
 
     def _chunk(self, plan: VersionPlan, parts: Sequence[Part], level: int, now_ms: int) -> SampleChunk:

@@ -43,6 +43,10 @@ RejectEncoders = Callable[[ModelIdentity], RejectEncoder]
 """The encoder of dead letters that name this model."""
 
 
+TIMED_EVERY = 8
+"""One in so many of the batches that several versions score is timed."""
+
+
 class Shadow(Protocol):
     """Scores what was scored once more, beside; must return at once and never raise."""
 
@@ -61,6 +65,7 @@ class ScoredLeg:
         row: rows of the records whose predictions are produced, ascending.
         rejects: the other rows of it.
         inferred: how many rows the model got in one call, and `infer_s`, how many seconds that took.
+        stable_s: seconds that the stable version takes for the same rows, when it was timed.
         samples: what the drift monitor's samples are taken of, when there is one.
     """
 
@@ -70,6 +75,7 @@ class ScoredLeg:
     rejects: list[Reject]
     inferred: int = 0
     infer_s: float = 0.0
+    stable_s: float | None = None
     samples: SampleBatch | None = None
 
     def without(self, keep: set[int], stale: set[TopicPartition]) -> ScoredLeg:
@@ -159,12 +165,14 @@ class Leg:
         features: what the model gets; rows that failed before are in `rejects`.
         predictions: what it gave, once it has; late records have their fallback from the start.
         rejects: grows from step to step.
+        stable_s: see `ScoredLeg`.
     """
 
     route: Route
     features: FeatureBatch
     rejects: list[Reject]
     predictions: PredictionBatch | None = None
+    stable_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -202,6 +210,7 @@ class Stages:
         sampled: whether samples will be taken of the batches.
         shadow: where a shadow's work goes.
         lateness: sorts late records out, when there is a latency goal.
+        timed: whether the stable version is timed on the rows of the others now and then, for the guard.
     """
 
     def __init__(
@@ -215,6 +224,7 @@ class Stages:
         sampled: bool = False,
         shadow: Shadow | None = None,
         lateness: Lateness | None = None,
+        timed: bool = False,
     ) -> None:
         self._decoder = decoder
         self._deployments = deployments
@@ -224,6 +234,8 @@ class Stages:
         self._sampled = sampled
         self._shadow = shadow
         self._lateness = lateness
+        self._timed = timed
+        self._split_batches = 0
 
     def score(self, records: RecordBatch) -> ScoredBatch:
         """Every row to a prediction or a dead letter: all three steps."""
@@ -238,10 +250,8 @@ class Stages:
         events, refused = self._decoder.decode(records)
         deployment.routes[0].model.metrics.decode_seconds.observe(perf_counter() - start_s)
         job = Job(records, deployment, events, refused)
-        if self._lateness is not None:
-            _admitted(job, self._lateness.admit(events))
-        for route, part in deployment.parts(job.events):
-            job.legs.append(_enriched(route, part))
+        fallback = _admitted(job, self._lateness.admit(events)) if self._lateness is not None else []
+        job.legs = [*(_enriched(route, part) for route, part in deployment.parts(job.events)), *fallback]
         job.spent_s = perf_counter() - start_s
         return job
 
@@ -258,6 +268,10 @@ class Stages:
             model.metrics.batch_size.observe(len(leg.features))
             model.metrics.inference_executions.inc()
             job.spent_s += perf_counter() - start_s
+        if self._timed and len(job.legs) > 1:
+            self._split_batches += 1
+            if self._split_batches % TIMED_EVERY == 0:
+                _time_stable(job)
 
     def finish(self, job: Job) -> ScoredBatch:
         """Outputs to records, and whatever did not make it to dead letters.
@@ -283,8 +297,7 @@ class Stages:
                     caches.append(self._cache_entries(made.events, outbound))
             if rejects:
                 letters.append(self._reject_encoders(leg.route.identity).encode(records, rejects))
-            sampled = self._sampled and not made.model.fallback
-            samples = _samples(made, outbound.row, rejects, alone=len(job.legs) == 1) if sampled else None
+            samples = _samples(made, outbound.row, rejects, alone=len(job.legs) == 1) if self._sampled else None
             legs.append(
                 ScoredLeg(
                     model=leg.route.identity,
@@ -293,6 +306,7 @@ class Stages:
                     rejects=rejects,
                     inferred=len(leg.features),
                     infer_s=leg.predictions.infer_s if leg.predictions is not None else 0.0,
+                    stable_s=leg.stable_s,
                     samples=samples,
                 )
             )
@@ -351,12 +365,13 @@ class Stages:
         return (outbound.take(keep), rejects) if rejects else (outbound, rejects)
 
 
-def _admitted(job: Job, admission: Admission) -> None:
+def _admitted(job: Job, admission: Admission) -> list[Leg]:
     """Late records leave the job's events for the dead letters, or for legs whose predictions are there already."""
     job.events, job.late = admission.events, admission.late
     job.refused += admission.rejects
+    legs: list[Leg] = []
     if admission.fallback is None:
-        return
+        return legs
     for route, events in job.deployment.parts(admission.fallback):
         if not len(events):
             continue
@@ -366,7 +381,8 @@ def _admitted(job: Job, admission: Admission) -> None:
         identity = replace(route.identity, fallback=True)
         predictions = PredictionBatch(events=events, outputs=fallback.outputs(len(events)), model=identity)
         features = FeatureBatch(events=events.take([]), inputs={})
-        job.legs.append(Leg(Route(route.model, identity), features, [], predictions))
+        legs.append(Leg(Route(route.model, identity), features, [], predictions))
+    return legs
 
 
 def _enriched(route: Route, events: EventBatch) -> Leg:
@@ -381,10 +397,21 @@ def _enriched(route: Route, events: EventBatch) -> Leg:
     return Leg(route, features, rejects)
 
 
+def _time_stable(job: Job) -> None:
+    """What the stable version takes for the rows of the others; its answers are dropped."""
+    stable = job.legs[0].route
+    for leg in job.legs[1:]:
+        if leg.route.identity.fallback:
+            continue
+        features = _enriched(stable, leg.features.events).features
+        answers, _ = stable.model.infer.run(features, stable.identity)
+        leg.stable_s = answers.infer_s
+
+
 def _samples(predictions: PredictionBatch, row: list[int], rejects: list[Reject], *, alone: bool) -> SampleBatch:
-    """What is sampled of a leg; of the only one, which has all rows, no list of them is made."""
+    """What is sampled of a leg; of a fallback's, nothing. The only leg has all rows, and no list of them is made."""
     routed = None if alone else sorted([*row, *(reject.row for reject in rejects)])
-    return SampleBatch(predictions=predictions, row=row, routed=routed)
+    return SampleBatch(predictions=predictions, row=[] if predictions.model.fallback else row, routed=routed)
 
 
 def _merged(parts: list[OutboundBatch]) -> list[OutboundBatch]:

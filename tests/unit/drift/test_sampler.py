@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,14 +102,20 @@ def test_every_row_stands_with_all_that_belongs_to_it(transaction, data):
         assert chunk.entity == [b"k%d" % i for i in numbers]
         assert chunk.event_time_ms.tolist() == [2_000_000 + i for i in numbers]
         assert chunk.timestamp_ms.tolist() == [1_000_000 + i for i in numbers]
-        assert chunk.columns["x"].tolist() == chunk.columns["output.y"].tolist() == numbers
+        assert [column.tolist() for column in chunk.columns.values()] == ([numbers, numbers] if numbers else [])
         assert sum(span.consumed for span in chunk.spans) == len(transaction)
         assert not chunk.level.any()
 
 
-def test_nothing_sampled_and_nothing_rejected_is_no_record():
-    assert sampled(batch(line(0, 0, 3), bad={0, 1, 2})) is None
+def test_nothing_consumed_is_no_record():
+    assert sampled(replace(batch(line(0, 0, 3), bad={0, 1, 2}), routed=[])) is None
     assert sampled() is None
+
+
+def test_records_of_which_nothing_is_sampled_or_rejected_are_told_of_as_consumed():
+    """Late ones that got a fallback."""
+    (chunk,) = chunks(batch(line(0, 0, 3), unwritten={0, 1, 2}))
+    assert (len(chunk), chunk.spans) == (0, (Span("t", 0, 0, 3, 3),))
 
 
 def test_rejects_alone_are_a_chunk():
@@ -205,8 +212,7 @@ def test_whatever_the_split_every_row_is_in_the_chunk_of_the_version_that_scored
             for span in chunk.spans:
                 consumed[span.partition] += span.consumed
     assert found == wanted
-    if level:  # at level 0 a version whose rows were all rejected says so by its rejects, which are none here
-        assert consumed == Counter({partition: count for partition, count in position.items() if count})
+    assert consumed == Counter({partition: count for partition, count in position.items() if count})
 
 
 def test_the_load_counts_a_record_once_however_many_versions_answer():

@@ -24,7 +24,7 @@ from streamserve.batch import (
 )
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.serving import Deployment, Fixed, LoadedModel, Route, single
-from streamserve.pipeline.stages import ScoredBatch, Stages
+from streamserve.pipeline.stages import TIMED_EVERY, ScoredBatch, Stages
 from streamserve.rollout.split import Split
 from streamserve.telemetry.metrics import WorkerMetrics
 
@@ -273,3 +273,12 @@ def test_every_row_is_in_one_leg_and_the_legs_samples_say_which(values, weight):
 def test_a_batch_of_which_nothing_decodes_is_the_stable_versions(weight):
     scored = routed(Split(b"", (1 - weight,))).score(records([b"decode"] * 3))
     assert [(leg.model.version, len(leg.rejects)) for leg in scored.legs] == [("1", 3)]
+
+
+def test_now_and_then_the_stable_version_is_timed_on_the_rows_of_the_others():
+    plain, timing = (routed(Split(b"", (0.5,)), timed=timed) for timed in (False, True))
+    for at in (plain, timing):
+        legs = [at.score(records([b"%d" % i for i in range(20)])).legs for _ in range(2 * TIMED_EVERY)]
+        times = [leg.stable_s for pair in legs for leg in pair]
+        assert sum(time is not None for time in times) == (2 if at is timing else 0)
+    assert [leg.model.version for pair in legs for leg in pair if leg.stable_s is not None] == ["2", "2"]

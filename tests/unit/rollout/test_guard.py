@@ -1,0 +1,159 @@
+"""The guard's two rules: what breaks them, and how seldom noise does (simulated, with fixed seeds)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamserve.config.rollout_settings import GuardSettings
+from streamserve.rollout.guard import Guard, Tally, Z, excess_errors, wilson
+
+RATE, SHARE, PER_S = 1000, 0.1, 20
+"""Rows a second of a worker, the canary's share of them, batches a second."""
+
+
+class Traffic:
+    """A worker's batches: sizes by Poisson, times with a fixed cost and the tails that times have."""
+
+    def __init__(self, seed, *, stable_errors=0.001, errors=0.001, slow=1.0, share=SHARE, every=8):
+        self.rng = np.random.default_rng(seed)
+        self.shares = {"1": stable_errors, "2": errors}
+        self.slow, self.share, self.every, self.count = slow, share, every, 0
+
+    def call_s(self, rows):
+        noise = self.rng.lognormal(-0.125, 0.5) + (self.rng.exponential(30) if self.rng.random() < 0.003 else 0)
+        return (30e-6 + 2e-6 * rows) * noise
+
+    def batch(self, guard, now_s):
+        size = self.rng.poisson(RATE / PER_S)
+        mine = self.rng.binomial(size, self.share)
+        timed = self.count % self.every == 0
+        self.count += 1
+        for version, rows in (("1", size - mine), ("2", mine)):
+            if rows:
+                rejected = int(self.rng.binomial(rows, self.shares[version]))
+                times = {"seconds": self.slow * self.call_s(rows), "stable_s": self.call_s(rows)}
+                timing = times if timed and version == "2" else {}
+                guard.add(now_s, 1, version, rows=rows, rejected=rejected, **timing)
+
+    def until_breach(self, guard, seconds):
+        """When the guard spoke, and what it said; None when it did not."""
+        for look in range(seconds):
+            for i in range(PER_S):
+                self.batch(guard, look + i / PER_S)
+            found = guard.verdict(look + 1.0)
+            if found is not None:
+                return look + 1, found
+        return None
+
+
+def guarding(**settings):
+    guard = Guard(GuardSettings(**settings))
+    guard.follow(1, "1", ["2"])
+    return guard
+
+
+NOISE = {
+    "as good": {},
+    "as bad": {"stable_errors": 0.1, "errors": 0.1},
+    "worse by just what is allowed": {"stable_errors": 0.01, "errors": 0.02},
+    "slower by just what is allowed": {"slow": 2.0},
+}
+
+
+@pytest.mark.parametrize("case", NOISE)
+def test_noise_breaks_no_rule_in_an_hour_of_looks(case):
+    """At a share of a tenth and 1,000 rows a second.
+
+    In 20 hours of each (`Traffic(seed, **case).until_breach(guarding(), 36_000)`, seeds 100 and 101) there was no false
+    verdict on a version that is like the stable one, and one on each that was worse by just what is allowed.
+    """
+    assert Traffic(7, **NOISE[case]).until_breach(guarding(), 3600) is None
+
+
+FAULTS = {
+    "fails": ({"errors": 1.0}, "errors", 6),
+    "fails now and then": ({"errors": 0.05}, "errors", 8),
+    "takes three times as long": ({"slow": 3.0}, "latency", 60),
+    "takes ten times as long": ({"slow": 10.0}, "latency", 13),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fault_is_found_within_seconds(case, seed):
+    fault, rule, within = FAULTS[case]
+    at, breach = Traffic(seed, **fault).until_breach(guarding(), 120)
+    assert (breach.version, breach.rule) == ("2", rule)
+    assert at <= within
+    assert breach.detail.startswith("version 2 ")
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.data())
+def test_the_interval_lies_under_the_difference_and_within_its_range(n, m, data):
+    a = Tally(rows=n, rejected=data.draw(st.integers(0, n)))
+    b = Tally(rows=m, rejected=data.draw(st.integers(0, m)))
+    difference = a.rejected / n - b.rejected / m
+    assert -1 - 1e-9 <= excess_errors(a, b) <= difference + 1e-12
+    share, low, high = wilson(a.rejected, n)
+    assert 0 <= low <= share <= high <= 1
+    for end in {low, high} - {0.0, 1.0, share}:  # Wilson's definition
+        assert abs(share - end) == pytest.approx(Z * np.sqrt(end * (1 - end) / n), rel=1e-6)
+
+
+def test_a_version_with_few_rows_is_not_judged():
+    guard = guarding(min_rows=500)
+    guard.add(0, 1, "1", rows=5000, rejected=0)
+    guard.add(0, 1, "2", rows=499, rejected=499)
+    assert guard.verdict(1) is None
+    guard.add(0, 1, "2", rows=1, rejected=1)
+    assert guard.verdict(1).rule == "errors"
+
+
+def test_only_the_window_counts():
+    guard = guarding(min_rows=10, window_s=30)
+    guard.add(0, 1, "1", rows=1000, rejected=0)
+    guard.add(0, 1, "2", rows=500, rejected=500)
+    assert guard.verdict(29).rule == "errors"
+    assert guard.verdict(31) is None
+
+
+def test_without_a_window_of_the_stable_version_errors_are_not_judged_and_an_old_one_is_good_enough():
+    guard = guarding(min_rows=10)
+    guard.add(0, 1, "2", rows=100, rejected=100)
+    assert guard.verdict(1) is None
+    guard.add(2, 1, "1", rows=100, rejected=0)
+    assert guard.verdict(3) is not None
+    guard.follow(2, "1", ["2"])  # at a weight of 1 from now on: the stable version gets nothing any more
+    assert guard.verdict(50) is None
+    guard.add(100, 2, "2", rows=100, rejected=100)
+    assert guard.verdict(101).rule == "errors"
+
+
+def test_a_rollout_begins_with_nothing_against_anybody():
+    guard = guarding(min_rows=10)
+    guard.add(0, 1, "1", rows=100, rejected=0)
+    guard.add(0, 1, "2", rows=100, rejected=100)
+    guard.follow(2, "1", ["2"])
+    assert guard.verdict(1) is None
+    guard.add(1, 1, "2", rows=100, rejected=100)  # scored by the revision before
+    assert guard.verdict(2) is None
+
+
+def test_rules_that_are_switched_off_are_not_applied():
+    guard = guarding(min_rows=10, error_rate=None, latency_ratio=None)
+    guard.add(0, 1, "1", rows=1000, rejected=0)
+    for _ in range(100):
+        guard.add(0, 1, "2", rows=10, rejected=10, seconds=1.0, stable_s=0.001)
+    assert guard.verdict(1) is None
+
+
+def test_every_arm_of_an_experiment_is_judged():
+    guard = Guard(GuardSettings(min_rows=10))
+    guard.follow(1, "1", ["2", "3"])
+    guard.add(0, 1, "1", rows=1000, rejected=0)
+    guard.add(0, 1, "2", rows=1000, rejected=0)
+    guard.add(0, 1, "3", rows=1000, rejected=900)
+    assert guard.verdict(1).version == "3"
