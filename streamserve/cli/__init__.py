@@ -41,7 +41,7 @@ NOUNS = {
     "dlq": "Look at dead letters and replay them.",
     "replay": "Score input records again with another version.",
     "cache": "Read and rebuild the prediction cache.",
-    "model": "Inspect models.",
+    "model": "Keep, try and roll out the versions of a model.",
     "drift": "Measure drift: references, reports, other tools' figures.",
     "retrain": "Train when it is asked for, check, and roll out.",
     "demo": "Run a whole pipeline on this machine.",
