@@ -19,6 +19,7 @@ import streamserve
 from streamserve.batch import CloseReason, Reason, SampleRecords, Stage
 from streamserve.telemetry.declare import (
     BASE_LABELS,
+    PREFIX,
     column_histogram,
     counter,
     counter_by_output,
@@ -45,6 +46,8 @@ LATENCY_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 120, 300),
 )
+GAUGES_OF_A_VERSION = frozenset(PREFIX + name for name in ("model_info", "model_memory_bytes", "batch_bound_rows"))
+"""All other gauges tell of the slot."""
 SIZE_BUCKETS = tuple(float(1 << power) for power in range(17))
 
 
@@ -217,7 +220,7 @@ class WorkerMetrics:
         """Start with the gauges of another version: what they tell is the slot's, whichever version is stable."""
         for declared in declarations(type(self)):
             gauge, other = vars(self)[declared.attribute], vars(before)[declared.attribute]
-            if isinstance(gauge, Gauge) and gauge is not self.model_memory_bytes:
+            if isinstance(gauge, Gauge) and declared.spec.name not in GAUGES_OF_A_VERSION:
                 gauge.set(next(iter(other.collect())).samples[0].value)
         self.consumer_lag.replace(before.consumer_lag.series)
 

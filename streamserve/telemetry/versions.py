@@ -18,10 +18,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from streamserve.telemetry.metrics import WorkerMetrics
-
-OF_EVERY_VERSION = frozenset({"streamserve_model_info", "streamserve_model_memory_bytes"})
-"""Gauges that say something of a version, whether it is the stable one or not."""
+from streamserve.telemetry.metrics import GAUGES_OF_A_VERSION, WorkerMetrics
 
 
 class ServedModel(NamedTuple):
@@ -100,7 +97,7 @@ class VersionMetrics:
         families: dict[str, Metric] = {}
         for metrics in versions:
             for family in metrics.collect():
-                if family.type == "gauge" and metrics is not self.now and family.name not in OF_EVERY_VERSION:
+                if family.type == "gauge" and metrics is not self.now and family.name not in GAUGES_OF_A_VERSION:
                     continue
                 if family.name in families:
                     families[family.name].samples += family.samples

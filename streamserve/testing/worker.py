@@ -177,7 +177,10 @@ class MemoryWorker:
 
 
 def memory_settings(
-    features: Sequence[Mapping[str, object]], *, topics: Sequence[str] = ("events",), **blocks: object
+    features: Sequence[Mapping[str, object]] | Mapping[str, object],
+    *,
+    topics: Sequence[str] = ("events",),
+    **blocks: object,
 ) -> PipelineSettings:
     """Settings for a `MemoryWorker`: JSON events, predictions in `predictions`, dead letters in `dead`.
 
@@ -193,7 +196,7 @@ def memory_settings(
         "pipeline": "memory",
         "kafka": {},
         "input": {"topics": list(topics)},
-        "features": list(features),
+        "features": dict(features) if isinstance(features, Mapping) else list(features),
         "model": {"name": "model", "version": 1},
         "output": {"topic": "predictions"},
         "dead_letter": {"topic": "dead"},
