@@ -108,9 +108,13 @@ def test_a_models_life(pipeline, tmp_path):
         )
         runner.terminate()
         assert runner.wait(30) == 0, log.read_text()
-    status = pipeline.told("model", "status")
-    assert (status["stable"], status["canary"]["version"]) == ("1", "2"), status
-    until(lambda: all(slot["serving"] == status["revision"] for slot in pipeline.told("model", "status")["slots"]))
+    state = pipeline.told("model", "status")["state"]
+    assert (state["stable"], state["canary"], state["weight"]) == ("1", "2", 0.3)
+    until(
+        lambda: all(
+            slot["acknowledgement"]["serving"] == state["revision"] for slot in pipeline.told("model", "status")["workers"]
+        )
+    )
 
     pipeline.send(2000)
     assert roles(pipeline.predictions()) == {("1", "stable", ""), ("2", "canary", "")}
