@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 from typing import Literal
 from urllib.parse import urlsplit
 
+from streamserve.config.lint_batching import batching_findings, batching_warnings
 from streamserve.config.lint_drift import drift_findings, drift_topic_warnings, drift_warnings
 from streamserve.config.lint_features import feature_findings
 from streamserve.config.lint_outputs import output_findings
@@ -232,6 +233,7 @@ _ERRORS: tuple[Rule, ...] = (
     drift_findings,
     rollout_findings,
     pinned_findings,
+    batching_findings,
     _http,
 )
-_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings, rollout_warnings)
+_WARNINGS: tuple[Rule, ...] = (_slow_stop, _secrets, _model, drift_warnings, rollout_warnings, batching_warnings)
