@@ -6,11 +6,8 @@ Each builder writes the folder of a version. Where loading it would run code, th
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from onnx import TensorProto, helper
 
 from benchmarks import models
 from streamserve.registry.model import sha256_of
+from tests.native import build
 
 SECRET = b"the secret of another folder"
 
@@ -44,17 +42,13 @@ class Bait:
 
     def library(self) -> Path | None:
         """A shared library that makes the canary when it is loaded; None without a C compiler."""
-        compiler = shutil.which("gcc") or shutil.which("cc")
-        if compiler is None:
-            return None
-        source, library = self.outside / "canary.c", self.outside / "canary.so"
+        source = self.outside / "canary.c"
         source.write_text(
             "#include <stdio.h>\n"
             "__attribute__((constructor)) static void touch(void)"
             f' {{ FILE *file = fopen("{self.canary}", "w"); if (file) fclose(file); }}\n'
         )
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
-        return library
+        return build(source, self.outside)
 
     def spring(self, load: Callable[[], object]) -> None:
         """Load what was made, in earnest: the canary must appear, or the bait proves nothing."""
@@ -291,10 +285,6 @@ def load_pickle_in_archive(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         return pickle.loads(archive.read(name))  # noqa: S301  made here, to show that it bites
-
-
-def load_library(path: Path) -> object:
-    return ctypes.CDLL(str(path))
 
 
 _TORCH_YAML = (

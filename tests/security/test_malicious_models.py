@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamserve.app import Slot
@@ -22,6 +23,7 @@ from streamserve.errors import ConfigError, ModelCorrupt, RegistryError
 from streamserve.registry.model import sha256_of
 from streamserve.registry.repository import FolderRepository
 from streamserve.telemetry.logs import Log
+from tests.native import twice
 from tests.pipelines import environment
 from tests.security import attacks
 from tests.security.attacks import ATTACKS, SECRET, Bait
@@ -130,15 +132,14 @@ def test_the_process_of_a_worker_ends_with_78_and_says_why(build, bait, config, 
     )
     assert "slot_failed" in done.stderr
     assert str(folder) in done.stderr
-    assert done.returncode != 0
+    assert done.returncode == ModelCorrupt.exit_code
     assert not bait.canary.exists()
 
 
 def test_listing_touches_no_content(attack, bait):
     folder, _ = attack
-    if not (folder / "model.yaml").is_fifo():
-        (listed,) = FolderRepository(folder.parents[1]).listing("m")
-        assert listed.version == 1
+    (listed,) = FolderRepository(folder.parents[1]).listing("m")
+    assert listed.version == 1
     assert not bait.canary.exists()
 
 
@@ -296,6 +297,30 @@ def test_a_listed_library_is_loaded_and_must_be_one_of_operators(bait, library, 
     )
     assert "is no library of operators" in done.stderr
     assert bait.canary.exists()
+
+
+def test_a_library_of_operators_that_is_listed_is_used(config, tmp_path, capfd):
+    library = twice(tmp_path)
+    if library is None:
+        pytest.skip("no C compiler to make a library of operators with")
+    model = tmp_path / "twice.onnx"
+    model.write_bytes(attacks.custom_operator("example", "Twice").SerializeToString())
+    push = ["model", "push", "m", str(model), "-c", str(config)]
+    with pytest.raises(SystemExit) as ended:
+        main(push)
+    assert ended.value.code == 78
+    assert "custom operators (example::Twice)" in capfd.readouterr().err
+
+    config.write_text(CONFIG + f"engine: {{custom_ops: [{{path: twice.so, sha256: {sha256_of(library)}}}]}}\n")
+    for call in (push, ["lint", "-c", str(config)], ["model", "inspect", "m", "-c", str(config)]):
+        with pytest.raises(SystemExit) as ended:
+            main(call)
+        assert ended.value.code == 0
+    assert "operators  example\n" in capfd.readouterr().out
+    settings = load(config, {}).settings
+    engine = load_engine(settings, resolve_model(settings))
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_array_equal(engine.infer({"x": x})["y"], 2 * x)
 
 
 def test_pushing_a_link_that_the_caller_named_copies_what_it_leads_to(tmp_path):
