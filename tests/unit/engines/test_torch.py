@@ -1,6 +1,9 @@
 """The torch engine on real archives, and the same model in three formats."""
 
 import logging
+import shutil
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from streamserve.batch import EventBatch, FeatureBatch
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines import build_engine
 from streamserve.engines.faults import engine_error
-from streamserve.errors import ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
+from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.pipeline.poison import BatchBound, infer_isolating
 from streamserve.ports import Signature, TensorSpec
 from tests import records
@@ -247,3 +250,52 @@ def test_cuda_asked_for_and_not_there_is_an_error_that_says_how_to_mend_it(load,
 def test_tensorrt_is_for_onnx(load, torch_models):
     with pytest.raises(ContractError, match="tensorrt is for ONNX models"):
         load(torch_models.mlp(), "pt2", EngineSettings(device="tensorrt"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler: torch.compile needs one on a CPU")
+def test_a_compiled_model_predicts_the_same_for_any_size(load, torch_models):
+    model = torch_models.text()
+    compiled = load(model, "pt2", EngineSettings(device="cpu", compile=True))
+    compiled.warm([1, 2, 8])
+    for rows in (1, 3, 8):
+        inputs = rows_of(model.signature, rows)
+        for name, expected in load(model, "pt2").infer(inputs).items():
+            np.testing.assert_allclose(compiled.infer(inputs)[name], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_torchscript_is_not_compiled(load, torch_models):
+    with pytest.raises(ConfigError, match=r"engine.compile is for torch.export archives"):
+        load(torch_models.mlp(), "ts", EngineSettings(device="cpu", compile=True))
+
+
+def test_without_the_runtime_the_message_is_the_pip_command(load, torch_models, monkeypatch):
+    monkeypatch.delitem(sys.modules, "streamserve.engines.torch_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match=r"pip install 'streamserve\[torch\]'"):
+        build_engine(model_files("model.pt2", torch_models.mlp().signature), CPU)
+
+
+def test_a_closed_engine_frees_its_weights_at_once(load, torch_models):
+    engine = load(torch_models.mlp(), "pt2")
+    weight = weakref.ref(next(iter(engine._program._module.parameters())))
+    engine.close()
+    assert weight() is None
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "replayed"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_on_a_gpu_predictions_are_those_of_the_cpu(load, torch_models, kind, graphs):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU: the torch engine ran on the CPU")
+    model = torch_models.text()
+    engine = load(model, kind, EngineSettings(device="cuda", cuda_graphs=graphs, max_batch_size=64))
+    assert engine.provider == "TorchCUDA"
+    engine.warm([1, 8, 64])
+    for rows in (1, 3, 64, 8):
+        inputs = rows_of(model.signature, rows)
+        for name, expected in load(model, kind).infer(inputs).items():
+            np.testing.assert_allclose(engine.infer(inputs)[name], expected, rtol=0, atol=1e-4)
+    engine.close()
