@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from streamserve.batch import ModelIdentity
 from streamserve.clock import Clock, SystemClock
 from streamserve.composition.batching import build_batching, in_flight
+from streamserve.composition.beside import build_lane, kafka_guard, kafka_shadow_sink
 from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
 from streamserve.composition.serving import Served, build_follower, build_residency, fixed
 from streamserve.config.drift_topics import drift_topics
@@ -38,10 +39,11 @@ from streamserve.telemetry.logs import Log
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.child import LAST_EXIT_CODE, LAST_EXIT_SIGNAL
-from streamserve.worker.journal import CrashJournal
+from streamserve.worker.journal import SHADOW_PREFIX, CrashJournal
 from streamserve.worker.loop import Worker
 from streamserve.worker.mailbox import Mailbox
-from streamserve.worker.quarantine import Quarantine
+from streamserve.worker.quarantine import Quarantine, shadow_crashed
+from streamserve.worker.shadow import ShadowLane
 from streamserve.worker.switch_points import SwitchPoints
 
 if TYPE_CHECKING:
@@ -125,17 +127,24 @@ class Slot:
             )
             models = build_residency(settings, builder, metrics, log)
             stack.callback(models.close)
-            follower = None
+            batching = build_batching(settings.engine, metrics, clock, log)
+            mailbox = Mailbox(batching.batcher, clock)
+            follower, lane = None, None
             if files is not None:
                 served.deployments = fixed(models, files.version, metrics)
             else:
-                served.deployments = follower = build_follower(settings, self._name, models, metrics, clock, log)
+                lane = self._shadow_lane(stack, facts, quarantine, folder, mailbox)
+                guard = kafka_guard(settings, metrics, clock, log)
+                served.deployments = follower = build_follower(
+                    settings, self._name, models, metrics, clock, log, lane, guard
+                )
                 follower.start()
+                if guard is not None:
+                    stack.enter_context(guard)
             health.condition("model", met=True)
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)
-            batching = build_batching(settings.engine, metrics, clock, log)
-            stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness)
+            stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness, lane)
             source = KafkaSource(
                 settings,
                 assignment,
@@ -149,7 +158,7 @@ class Slot:
                 sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
                 stages=stages,
                 assignment=assignment,
-                mailbox=Mailbox(batching.batcher, clock),
+                mailbox=mailbox,
                 max_poll=settings.engine.max_batch_size,
                 delivery=settings.delivery,
                 calls=calls,
@@ -172,6 +181,26 @@ class Slot:
 
             yield worker
 
+    def _shadow_lane(
+        self, stack: contextlib.ExitStack, facts: TopicFacts, quarantine: Quarantine, folder: Path, mailbox: Mailbox
+    ) -> ShadowLane:
+        """The lane at work, with a journal of its own; ends with the stack."""
+        settings, slot, log = self._settings, self._name, self._log
+        crashed = shadow_crashed(folder, slot, _last_crash())
+        journal = stack.enter_context(CrashJournal(folder, slot, prefix=SHADOW_PREFIX))
+        sink = kafka_shadow_sink(settings, facts, log)
+        return stack.enter_context(
+            build_lane(
+                settings,
+                sink,
+                journal=journal,
+                quarantine=quarantine,
+                behind=lambda: mailbox.behind,
+                log=log,
+                crashed=crashed,
+            )
+        )
+
 
 def build_stages(
     settings: PipelineSettings,
@@ -180,6 +209,7 @@ def build_stages(
     deployments: Deployments,
     cache: SlotCache | None,
     lateness: Lateness | None,
+    shadow: ShadowLane | None,
 ) -> Stages:
     """The compute thread's work, within the limits of the topics."""
     from streamserve.codecs.dead_letter import DeadLetterEncoder
@@ -197,6 +227,8 @@ def build_stages(
         cache_entries=cache.entries if cache is not None else None,
         sampled=settings.drift is not None,
         lateness=lateness,
+        shadow=shadow,
+        timed=settings.rollout is not None and settings.rollout.guard is not None,
     )
 
 

@@ -12,7 +12,9 @@ from streamserve.pipeline.serving import Deployments, Fixed, LoadedModel, single
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metadata import ModelMetadata
 from streamserve.telemetry.versions import VersionMetrics
+from streamserve.worker.guard import WorkerGuard
 from streamserve.worker.rollout import RolloutFollower, served
+from streamserve.worker.shadow import ShadowLane
 
 MEBIBYTE = 1 << 20
 
@@ -57,6 +59,8 @@ def build_follower(
     metrics: VersionMetrics,
     clock: Clock,
     log: Log,
+    lane: ShadowLane,
+    guard: WorkerGuard | None,
 ) -> RolloutFollower:
     """What keeps the slot at what the topic says; to be started."""
     from streamserve.kafka.rollout_topic import RolloutReader, RolloutWriter
@@ -70,6 +74,8 @@ def build_follower(
         metrics=metrics,
         clock=clock,
         log=log,
+        lane=lane,
+        guard=guard,
     )
 
 

@@ -72,6 +72,11 @@ class Batcher:
         return self._records
 
     @property
+    def whole(self) -> bool:
+        """Whether there is enough for a batch of the largest size."""
+        return self._records >= self._max_size or self._bytes >= self._max_bytes
+
+    @property
     def full(self) -> bool:
         """Whether no more should be added."""
         return self._records >= self._capacity or self._bytes >= self._capacity_bytes

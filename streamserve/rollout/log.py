@@ -91,6 +91,11 @@ class RolloutLog:
         """The state of a revision: the one in force when the topic was that long."""
         return self._states[bisect_right(self._states, revision, key=lambda state: state.revision) - 1]
 
+    def given_ms(self, revision: int) -> int:
+        """When the command of a revision was given, by the clock of whoever gave it; 0 when it does not say."""
+        index = bisect_right(self.history, revision, key=lambda given: given.offset) - 1
+        return self.history[index].command.at_ms if index >= 0 else 0
+
     def revision_at(self, topic: str, partition: int, offset: int) -> int | None:
         """The revision by which an input record was scored; None: from before the partition's first switch point."""
         points = self.switches.get(TopicPartition(topic, partition), [])

@@ -33,6 +33,7 @@ from streamserve.telemetry.declare import (
 ShadowDrop = Literal["behind", "queue", "switched", "off", "broker"]
 """Why rows were not scored by a shadow: the worker did not keep up, the shadow did not, it is not (or no longer) the
 version to score them, it failed before, or the producer had no room for what it said."""
+GuardRule = Literal["errors", "latency", "drift"]
 ShadowStage = Literal["enrich", "infer", "encode", "produce"]
 CommitOutcome = Literal["committed", "aborted", "failed"]
 RebalanceKind = Literal["assigned", "revoked", "lost"]
@@ -117,6 +118,11 @@ class WorkerMetrics:
     )
     shadow_disagreements = counter_by_output(
         "shadow_disagreements_total", "Rows compared for which the shadow decides something else."
+    )
+    guard_rollbacks = counters(
+        "guard_rollbacks_total",
+        "Rollbacks that the guard of this worker asked for, by the rule that the version broke.",
+        {"rule": get_args(GuardRule)},
     )
 
     batch_size = histogram("batch_size", "Events in one run of the model.", SIZE_BUCKETS)

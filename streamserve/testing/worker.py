@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from streamserve.batch import Positions, RecordBatch
+from streamserve.batch import Positions, RecordBatch, TopicPartition
 from streamserve.clock import SystemClock
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
 from streamserve.composition.batching import build_batching
+from streamserve.composition.beside import build_guard, build_lane
 from streamserve.composition.models import ModelBuilder
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.pii_key import pii_key
@@ -36,12 +38,15 @@ from streamserve.telemetry.metrics import WorkerMetrics
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.testing.broker import MemoryBroker
 from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
+from streamserve.testing.shadow import MemoryShadowSink
 from streamserve.testing.sink import MemorySink
 from streamserve.testing.source import MemorySource
 from streamserve.worker.calls import PollCalls
+from streamserve.worker.guard import WorkerGuard
 from streamserve.worker.loop import Worker
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.rollout import RolloutFollower
+from streamserve.worker.shadow import ShadowLane
 from streamserve.worker.switch_points import SwitchPoints
 
 MAX_RECORD_BYTES = 1 << 20
@@ -56,7 +61,7 @@ class MemoryWorker:
         engine: the model; with a `rollout` block, a function that makes the engine of a version, or raises what a
             repository would.
         broker: must have the input topics, the output topic and the dead-letter topic, with a `drift` block the
-            samples topic, with a `rollout` block the control topic.
+            samples topic, with a `rollout` block the control topic (and for a shadow its topic).
         slot: name of the slot: a second worker of the same name fences the first.
         everything: own all partitions from the start; without it, only what `source.assign` gives.
 
@@ -98,6 +103,7 @@ class MemoryWorker:
         self.sink = MemorySink(broker, ids, max_bytes=MAX_RECORD_BYTES)
         sizes = settings.engine
         batching = build_batching(sizes, self.versions, clock, log)
+        mailbox = Mailbox(batching.batcher, clock)
         builder = ModelBuilder(
             settings,
             load=lambda files, _on_padding: _engine(engine, files.version),
@@ -105,20 +111,30 @@ class MemoryWorker:
             quarantine=_NothingKnown(),
             metrics=self.versions,
         )
-        follower = None
+        follower, self._lane, self._guard = None, None, None
         if settings.rollout is None:
             files = MemoryFiles(name=settings.model.name, version=version)
             self.deployments: Deployments = Fixed(single(builder.assembled(files, _engine(engine, version))))
         else:
-            follower = _follower(settings, slot, builder, broker, self.versions, clock, log)
+            nothing = _NothingKnown()
+            self._lane = build_lane(
+                settings,
+                MemoryShadowSink(broker),
+                journal=nothing,
+                quarantine=nothing,
+                behind=lambda: mailbox.behind,
+                log=log,
+            )
+            self._guard = _guard(settings, broker, self.versions, clock, log)
+            follower = _follower(settings, slot, builder, broker, self.versions, clock, log, self._lane, self._guard)
             self.deployments = follower
         self._follower = follower
         self.worker = Worker(
             source=self.source,
             sink=self.sink,
-            stages=_stages(settings, self.deployments, batching.lateness),
+            stages=_stages(settings, self.deployments, batching.lateness, self._lane),
             assignment=self.assignment,
-            mailbox=Mailbox(batching.batcher, clock),
+            mailbox=mailbox,
             max_poll=sizes.max_batch_size,
             delivery=settings.delivery,
             calls=PollCalls(),
@@ -169,9 +185,14 @@ class MemoryWorker:
 
     def _run(self) -> None:
         try:
-            if self._follower is not None:
-                self._follower.start()
-            self.worker.run()
+            with contextlib.ExitStack() as stack:
+                if self._lane is not None:
+                    stack.enter_context(self._lane)
+                if self._guard is not None:
+                    stack.enter_context(self._guard)
+                if self._follower is not None:
+                    self._follower.start()
+                self.worker.run()
         except BaseException as failure:
             self.failure = failure
 
@@ -252,7 +273,9 @@ def _sampler(
     )
 
 
-def _stages(settings: PipelineSettings, deployments: Deployments, lateness: Lateness | None) -> Stages:
+def _stages(
+    settings: PipelineSettings, deployments: Deployments, lateness: Lateness | None, lane: ShadowLane | None
+) -> Stages:
     return Stages(
         decoder=build_decoder(settings),
         deployments=deployments,
@@ -262,7 +285,25 @@ def _stages(settings: PipelineSettings, deployments: Deployments, lateness: Late
         max_output_bytes=MAX_RECORD_BYTES,
         sampled=settings.drift is not None,
         lateness=lateness,
+        shadow=lane,
+        timed=settings.rollout is not None and settings.rollout.guard is not None,
     )
+
+
+def _guard(
+    settings: PipelineSettings, broker: MemoryBroker, metrics: VersionMetrics, clock: SystemClock, log: Log
+) -> WorkerGuard | None:
+    control = rollout_topics(settings).control
+
+    def alerts(_since_ms: int, stop: Callable[[], bool]) -> Iterator[bytes | None]:
+        place, position = TopicPartition(drift_topics(settings).alerts, 0), 0
+        while not stop():
+            found = broker.read(place, position, 100)
+            position += len(found)
+            yield from (record.value for record in found)
+            broker.wait({place: position}, 0.05)
+
+    return build_guard(settings, lambda: MemoryRolloutWriter(broker, control), alerts, metrics, clock, log)
 
 
 def _follower(
@@ -273,6 +314,8 @@ def _follower(
     metrics: VersionMetrics,
     clock: SystemClock,
     log: Log,
+    lane: ShadowLane,
+    guard: WorkerGuard | None,
 ) -> RolloutFollower:
     topic = rollout_topics(settings).control
     models = Residency(
@@ -291,6 +334,8 @@ def _follower(
         metrics=metrics,
         clock=clock,
         log=log,
+        lane=lane,
+        guard=guard,
     )
 
 

@@ -415,6 +415,8 @@ class Worker:
                 metrics.records_late[batch.late.outcome,].inc(len(batch.late.rows))
             stamps = np.array(batch.records.timestamp_ms, dtype=np.int64)
             metrics.event_latency.observe_many((now_ms - stamps[stamps > 0]) / 1000)
+        if self._rollout is not None:
+            self._rollout.settled(batches)
         self._newest_ms = batches[-1].records.timestamp_ms[-1]
         metrics.committed("committed")
         metrics.last_commit_timestamp_seconds.set(now_ms / 1000)

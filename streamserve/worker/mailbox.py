@@ -32,6 +32,11 @@ class Mailbox:
             self._batcher.add(chunk)
             self._arrived.notify()
 
+    @property
+    def behind(self) -> bool:
+        """Whether the compute thread does not keep up: no more is taken in, or a full batch waits already."""
+        return self._batcher.full or self._batcher.whole
+
     def wait_room(self, timeout_s: float) -> bool:
         """Wait until more may be added. Returns: whether it may."""
         with self._taken:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from streamserve.batch import CacheBatch, Positions, Reject, SampleBatch, SampleRecords, TopicPartition
 from streamserve.clock import Deadline
+from streamserve.pipeline.stages import ScoredBatch
 
 
 class Knowledge(Protocol):
@@ -40,4 +41,5 @@ class Follower(Protocol):
     """Keeps the deployment at what the rollout topic says."""
 
     def run(self) -> None: ...
+    def settled(self, batches: Sequence[ScoredBatch]) -> None: ...
     def close(self, *, leaves: bool) -> None: ...

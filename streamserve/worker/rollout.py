@@ -23,8 +23,9 @@ from typing import Literal, Protocol
 
 from streamserve.batch import ModelIdentity
 from streamserve.clock import Clock
-from streamserve.errors import StreamServeError
+from streamserve.errors import EngineError, StreamServeError
 from streamserve.pipeline.serving import Deployment, LoadedModel, Route
+from streamserve.pipeline.stages import ScoredBatch
 from streamserve.rollout.log import RolloutLog
 from streamserve.rollout.records import NONE, Acknowledgement, Promote, new_id, text
 from streamserve.rollout.split import split_of
@@ -32,10 +33,13 @@ from streamserve.rollout.state import RolloutState
 from streamserve.rollout.topic import RecordReader, RecordWriter
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.versions import ServedModel, VersionMetrics
+from streamserve.worker.guard import WorkerGuard
+from streamserve.worker.shadow import ShadowLane
 
 START_TIMEOUT_S = 60.0
 """For reading the topic to its end before the worker is ready."""
 POLL_S = 0.2
+LANE_TIMEOUT_S = 30.0
 RETRY_S = 1.0
 """Pause after the topic could not be read or written."""
 NICENESS = 10
@@ -63,6 +67,9 @@ class RolloutFollower:
         models: loads versions and keeps them.
         first: resolves the version that the settings mean; asked only when the topic says nothing yet.
         metrics: told which versions serve.
+        lane: scores beside what the deployment calls its shadow; told before a switch, so that it has left an engine
+            which the line uses next, or which is closed.
+        guard: told after a switch whom to judge.
 
     Attributes:
         current: what serves; not there before `start`.
@@ -81,6 +88,8 @@ class RolloutFollower:
         metrics: VersionMetrics,
         clock: Clock,
         log: Log,
+        lane: ShadowLane | None = None,
+        guard: WorkerGuard | None = None,
     ) -> None:
         self._slot = slot
         self._reader = reader
@@ -90,6 +99,8 @@ class RolloutFollower:
         self._metrics = metrics
         self._clock = clock
         self._log = log
+        self._lane = lane
+        self._guard = guard
         self._topic = RolloutLog()
         self._known = NONE
         self._error = ""
@@ -102,8 +113,8 @@ class RolloutFollower:
     def start(self) -> None:
         """Read the topic to its end and have what it says serve.
 
-        When the newest state cannot be served, an earlier one with the same stable version, or with the one before
-        it, is; the acknowledgement carries the error.
+        When the newest state cannot be served, an earlier one is, with the same stable version, or the one before it,
+        or what a slot says it serves; the acknowledgement carries the error.
 
         Raises:
             BrokerUnavailable, ContractError: the topic cannot be read or written.
@@ -130,6 +141,12 @@ class RolloutFollower:
                 self._log.warning("rollout_topic_away", error=str(error))
                 self._stopping.wait(RETRY_S)
         self._leave()
+
+    def settled(self, batches: Sequence[ScoredBatch]) -> None:
+        """These are committed: what became of them is the guard's to judge."""
+        if self._guard is not None:
+            for batch in batches:
+                self._guard.settled(batch)
 
     def close(self, *, leaves: bool) -> None:
         """End `run`; `leaves`: the slot ends in good order, so its acknowledgement goes."""
@@ -204,9 +221,13 @@ class RolloutFollower:
         keep = {*state.serving, *self._serving()}
         models = {version: self._loaded(version, keep) for version in state.serving}
         deployment = deployed(state, models)
+        if self._lane is not None and not self._lane.only(state.shadow, LANE_TIMEOUT_S):
+            raise EngineError(f"the shadow has been inside its engine for {LANE_TIMEOUT_S:.0f} s")
         if state.stable is not None:
             self._metrics.stable(state.stable)
         self.current = deployment
+        if self._guard is not None:
+            self._guard.follow(state, self._topic.given_ms(state.revision))
         self._metrics.serving([served(route) for route in deployment.all_routes])
         self._models.keep(state.serving, state.needed)
         self._previous_due = True
@@ -318,10 +339,14 @@ def _identity(
 
 
 def _candidates(topic: RolloutLog) -> Iterator[RolloutState]:
-    """States to start with: the newest, then earlier ones that do not go back further than a rollback would."""
+    """States to start with, the newest first: those that a rollback could lead to, and those that slots serve now.
+
+    So a worker that starts anew serves what it served before, where the newest versions cannot be loaded.
+    """
     newest = state = topic.state
+    served = {acknowledgement.serving for acknowledgement in topic.acknowledgements.values()}
     while state.stable is not None:
-        if state.stable in {newest.stable, newest.previous}:
+        if state.stable in {newest.stable, newest.previous} or state.revision in served:
             yield state
         state = topic.state_at(state.revision - 1)
 

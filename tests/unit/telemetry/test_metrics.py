@@ -23,6 +23,7 @@ COUNTERS = {
     *("samples_total", "samples_left_out_total", "sample_chunks_total", "sample_chunk_bytes_total"),
     *("shadow_rows_total", "shadow_dropped_total", "shadow_errors_total"),
     *("shadow_compared_total", "shadow_difference_total", "shadow_disagreements_total"),
+    "guard_rollbacks_total",
 }
 HISTOGRAMS = {
     "batch_size",
