@@ -32,6 +32,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
 
+    def __str__(self) -> str:
+        """Dtype and shape as people write them: `float32[batch, 16]`."""
+        axes = ["batch", *("any" if axis < 0 else str(axis) for axis in self.shape[1:])]
+        return f"{self.dtype}[{', '.join(axes)}]"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:

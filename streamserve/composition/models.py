@@ -16,7 +16,7 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.engines import build_engine, warm_sizes
 from streamserve.engines.buckets import bucketed
 from streamserve.engines.padding import OnPadding
-from streamserve.engines.transforms import build_transforms, encoded_outputs, fed_signature
+from streamserve.engines.transforms import build_transforms, encoded_outputs, fed_signature, hook_sequences
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.pipeline.fallback import Fallback
 from streamserve.pipeline.infer import InferStage, Journal, Suspects
@@ -52,6 +52,7 @@ def check_fit(settings: PipelineSettings, signature: Signature) -> None:
         ContractError: features, post-processing or `output` do not fit.
     """
     FeatureEnricher(settings.features, fed_signature(settings, signature))
+    hook_sequences(settings, signature)
     build_encoder(settings, encoded_outputs(settings, signature), None)
 
 
@@ -134,7 +135,9 @@ class ModelBuilder:
         """
         settings, metrics = self._settings, self._metrics.of(files.version)
         enricher = FeatureEnricher(settings.features, fed_signature(settings, engine.signature))
-        engine = bucketed(engine, enricher.padded, partial(metrics.padded, "length"))
+        sequences = (*enricher.padded, *hook_sequences(settings, engine.signature))
+        padded = {each.input.name: each for each in sequences}
+        engine = bucketed(engine, list(padded.values()), partial(metrics.padded, "length"))
         transforms = build_transforms(settings, engine.signature)
         self._outputs[files.version] = transforms.outputs
         return LoadedModel(

@@ -53,11 +53,12 @@ class EngineSettings(Settings):
     slo_ms: float | None = Field(default=None, gt=0, le=3_600_000)
     """Goal for an event's latency, counted from the record's own timestamp: bounds the batches by what they take."""
     catch_up_lag_s: float = Field(default=5.0, gt=0)
-    """With `slo_ms`: records older than this make the worker catch up, with the batch of the best throughput."""
+    """With `slo_ms`: records older than this (and than twice the goal) make the worker catch up: it takes the batch of the
+    best throughput until nothing is late any more."""
     late: Literal["process", "dead_letter", "fallback"] = "process"
     """With `slo_ms`: what becomes of a record that cannot make it any more."""
     fallback: dict[str, Scalar | list[float]] | None = None
-    """Output -> value of a late record's prediction, for `late: fallback`; such predictions say `"fallback": true`."""
+    """Output of the model -> value in a late record's prediction, for `late: fallback`; such predictions say `"fallback": true`."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the runtime for one inference."""
     in_flight: int | None = Field(default=None, ge=1, le=4)
@@ -75,6 +76,20 @@ class EngineSettings(Settings):
     """Libraries of custom operators that the model needs. Their code runs in the worker."""
     allow_cpu_fallback: bool = False
     """Run on the CPU when the device asked for is not there, instead of failing at start."""
+
+
+class PaddingSettings(Settings):
+    """How rows of different lengths become a tensor."""
+
+    max_length: int = Field(ge=1, le=1 << 16)
+    """Longest sequence the model sees."""
+    buckets: Sizes | None = None
+    """Lengths that sequences are padded up to; `max_length` is always one. Default: powers of two from 8 on. `[]`: no
+    buckets, a batch is padded to its longest sequence."""
+    pad: Scalar | None = None
+    """What stands behind the end of a sequence; default 0, false, or an empty string."""
+    mask: str | None = None
+    """The model input that says which positions are real: 1 or true there, 0 or false in the padding."""
 
 
 class HookSettings(Settings):
@@ -102,6 +117,8 @@ class BeforeHookSettings(HookSettings):
 
     inputs: dict[str, TensorSettings] | None = None
     """What the features fill for it, where that is not the model's own inputs."""
+    sequences: dict[str, PaddingSettings] = Field(default_factory=dict)
+    """Inputs of the model that it gives as rows of different lengths, and how they are padded."""
 
 
 class AfterHookSettings(HookSettings):

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from streamserve.config.base import Dtype, Name, Scalar, Settings, Sizes, TopicName
+from streamserve.config.base import Dtype, Name, Scalar, Settings, TopicName
 from streamserve.config.drift_settings import DriftSettings
-from streamserve.config.engine_settings import EngineSettings, HooksSettings, ModelSettings
+from streamserve.config.engine_settings import EngineSettings, HooksSettings, ModelSettings, PaddingSettings
 from streamserve.config.rollout_settings import RetrainLoopSettings, RolloutSettings
 
 
@@ -36,24 +36,15 @@ class InputSettings(Settings):
     """A larger value is rejected as `too_large`."""
 
 
-class SequenceSettings(Settings):
+class SequenceSettings(PaddingSettings):
     """A feature that is a list of values, of another length in every event."""
 
-    max_length: int = Field(ge=1, le=1 << 16)
-    """Longest sequence the model sees."""
     min_length: int = Field(default=0, ge=0)
     """A shorter one is rejected as `out_of_range`."""
     too_long: Literal["reject", "keep_first", "keep_last"] = "reject"
-    """A longer one: rejected as `out_of_range`, or cut."""
+    """A longer one than `max_length`: rejected as `out_of_range`, or cut."""
     missing: Literal["reject", "empty"] = "reject"
     """A missing one: rejected as `missing_feature`, or an empty sequence."""
-    buckets: Sizes | None = None
-    """Lengths that sequences are padded up to; `max_length` is always one. Default: powers of two from 8 on. `[]`: no
-    buckets, a batch is padded to its longest sequence."""
-    pad: Scalar | None = None
-    """What stands behind the end of a sequence; default 0, false, or an empty string."""
-    mask: str | None = None
-    """The model input that says which positions are real: 1 or true there, 0 or false in the padding."""
 
 
 class FeatureSettings(Settings):

@@ -230,7 +230,7 @@ def _checked(spec: TensorSpec, value: object, count: int) -> Tensor:
         size in (-1, found) for size, found in zip(spec.shape[1:], value.shape[1:], strict=True)
     )
     if not fits:
-        raise ValueError(f"gave {spec.name} with shape {list(value.shape)}, expected is {list(spec.shape)}")
+        raise ValueError(f"gave {spec.name} with shape {list(value.shape)}, expected is {spec}")
     return np.ascontiguousarray(value)
 
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamserve.batch import PredictionBatch, Reject
-from streamserve.config.engine_settings import TensorSettings
+from streamserve.config.engine_settings import PaddingSettings, TensorSettings
 from streamserve.config.settings import PipelineSettings, VectorSettings
 from streamserve.engines.hooks import After, Before, load_hook
+from streamserve.errors import ContractError
 from streamserve.pipeline.post import PostProcessing
+from streamserve.pipeline.sequences import PaddedInput, length_problems, padded_input
 from streamserve.pipeline.serving import AfterModel, BeforeModel
 from streamserve.ports import Signature, TensorSpec
 
@@ -35,11 +37,38 @@ class Transforms:
 def fed_signature(settings: PipelineSettings, signature: Signature) -> Signature:
     """What the features fill: the engine's inputs, or what `hooks.before` says it takes, and the sequences' masks."""
     before = settings.hooks.before
-    if before is None or before.inputs is None:
+    if before is None:
         return signature
-    masks = _masks(settings)
-    own = tuple(spec for spec in signature.inputs if spec.name in masks and spec.name not in before.inputs)
+    made = {padding.mask for padding in before.sequences.values()}
+    if before.inputs is None:
+        left = tuple(spec for spec in signature.inputs if spec.name not in made)
+        return Signature(inputs=left, outputs=signature.outputs)
+    masks = _masks(settings) - made - set(before.inputs)
+    own = tuple(spec for spec in signature.inputs if spec.name in masks)
     return Signature(inputs=(*_specs(before.inputs), *own), outputs=signature.outputs)
+
+
+def hook_sequences(settings: PipelineSettings, signature: Signature) -> tuple[PaddedInput, ...]:
+    """The inputs that `hooks.before` gives as rows of different lengths.
+
+    Raises:
+        ContractError: they do not fit.
+    """
+    given = settings.hooks.before.sequences if settings.hooks.before is not None else {}
+    inputs = {spec.name: spec for spec in signature.inputs}
+    padded: list[PaddedInput] = []
+    problems: list[str] = []
+    for name, padding in given.items():
+        if name not in inputs:
+            problems.append(f"{name} is no input of the model, which has {', '.join(inputs)}")
+            continue
+        found, more = padded_input(f"sequence {name}", padding, inputs[name], signature)
+        problems += more
+        padded += [found] if found is not None else []
+    problems += length_problems(padded)
+    if problems:
+        raise ContractError("hooks.before.sequences does not fit the model: " + "; ".join(problems) + ".")
+    return tuple(padded)
 
 
 def encoded_outputs(settings: PipelineSettings, signature: Signature) -> tuple[TensorSpec, ...]:
@@ -95,9 +124,11 @@ def _one_after_the_other(steps: list[AfterModel]) -> AfterModel | None:
 
 def _masks(settings: PipelineSettings) -> set[str]:
     """Inputs that are filled around the engine, by nobody else."""
-    if isinstance(settings.features, VectorSettings):
-        return set()
-    return {each.sequence.mask for each in settings.features if each.sequence is not None and each.sequence.mask}
+    features, before = settings.features, settings.hooks.before
+    sequences: list[PaddingSettings] = list(before.sequences.values()) if before is not None else []
+    if not isinstance(features, VectorSettings):
+        sequences += [feature.sequence for feature in features if feature.sequence is not None]
+    return {sequence.mask for sequence in sequences if sequence.mask is not None}
 
 
 def _specs(tensors: Mapping[str, TensorSettings]) -> tuple[TensorSpec, ...]:

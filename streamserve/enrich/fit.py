@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from streamserve.config.settings import FeatureSettings, VectorSettings
-from streamserve.enrich.fit_sequences import length_problems, mask_names, padded_input
-from streamserve.enrich.wording import shape_text
-from streamserve.pipeline.sequences import PaddedInput
+from streamserve.config.settings import FeatureSettings, SequenceSettings, VectorSettings
+from streamserve.pipeline.sequences import PaddedInput, length_problems, padded_input
 from streamserve.ports import Signature, TensorSpec
 
 CARRIES: dict[str, frozenset[str]] = {
@@ -70,7 +69,7 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
                 problems += _dtype_problems(feature, target)
         for name, group in members.items():
             if any(feature.sequence for _, feature in group):
-                padded, found = padded_input(inputs[name], group, signature)
+                padded, found = _sequence(inputs[name], group, signature)
                 bindings.append(Binding(input=inputs[name], members=tuple(group), padded=padded))
                 problems += found
             elif group:
@@ -99,25 +98,43 @@ def _target(name: str, chosen: str | None, inputs: dict[str, TensorSpec], proble
     return inputs.get(name)
 
 
+def _sequence(
+    target: TensorSpec, group: Sequence[tuple[int, FeatureSettings]], signature: Signature
+) -> tuple[PaddedInput | None, list[str]]:
+    """How the sequence among `group` is padded into `target`, and every reason why it cannot be."""
+    if len(group) > 1:
+        names = ", ".join(feature.name for _, feature in group)
+        return None, [f"a sequence fills its input alone, but {names} all fill input {target.name}; say `input:`"]
+    feature = group[0][1]
+    return padded_input(f"sequence {feature.name}", cast("SequenceSettings", feature.sequence), target, signature)
+
+
+def mask_names(features: Sequence[FeatureSettings] | VectorSettings) -> set[str]:
+    """The model inputs that are masks of sequences: no feature fills them."""
+    if isinstance(features, VectorSettings):
+        return set()
+    return {each.sequence.mask for each in features if each.sequence is not None and each.sequence.mask is not None}
+
+
 def _vector_problems(vector: VectorSettings, target: TensorSpec) -> list[str]:
     what = f"vector {vector.field} ({vector.dtype}, size {vector.size})"
     problems = []
     if target.dtype != vector.dtype:
         hint = f"set `dtype: {target.dtype}`" if target.dtype in {"float32", "float64"} else "use a list"
-        problems.append(f"{what} cannot fill input {target.name}, {shape_text(target)}: {hint}")
+        problems.append(f"{what} cannot fill input {target.name}, {target}: {hint}")
     size = 1
     for axis in target.shape[1:]:
         size *= axis
     free = any(axis < 0 for axis in target.shape[1:])
     fits = len(target.shape) == 2 if free else len(target.shape) >= 2 and size == vector.size
     if not fits:
-        problems.append(f"{what} does not have the size of input {target.name}, {shape_text(target)}; set `size`")
+        problems.append(f"{what} does not have the size of input {target.name}, {target}; set `size`")
     return problems
 
 
 def _width_problems(target: TensorSpec, group: Sequence[tuple[int, FeatureSettings]]) -> list[str]:
     names = ", ".join(feature.name for _, feature in group[:20]) + (", ..." if len(group) > 20 else "")
-    what = f"input {target.name}, {shape_text(target)}"
+    what = f"input {target.name}, {target}"
     match target.shape:
         case (_,):
             width = 1
@@ -138,7 +155,7 @@ def _dtype_problems(feature: FeatureSettings, target: TensorSpec) -> list[str]:
         return []
     hint = "give it `categories`" if feature.dtype == "string" else f"declare `dtype: {_native(target.dtype)}`"
     what = f"feature {feature.name} has dtype {feature.dtype}"
-    return [f"{what}, but input {target.name} is {shape_text(target)}; {hint}"]
+    return [f"{what}, but input {target.name} is {target}; {hint}"]
 
 
 def _native(dtype: str) -> str:

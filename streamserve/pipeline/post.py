@@ -171,7 +171,7 @@ def _problems(name: str, step: PostStep, specs: Mapping[str, TensorSpec]) -> lis
     source = specs.get(step.of)
     if source is None:
         return [*problems, f"{where} is made of {step.of}, but at that point there are {', '.join(specs)}"]
-    what = f"{step.of}, {source.dtype}{list(source.shape)},"
+    what = f"{step.of}, {source},"
     numeric = source.dtype not in {"str", "bool"}
     if not numeric or (isinstance(step, SoftmaxStep) and not source.dtype.startswith("float")):
         problems.append(f"{where}: {what} holds no {'floats' if isinstance(step, SoftmaxStep) else 'numbers'}")

@@ -173,7 +173,7 @@ def test_a_function_that_takes_half_the_rows_at_once_loses_none():
         (lambda x: {"x": x.tolist()}, "gave list as x, an array is expected"),
         (lambda x: {"x": np.concatenate([x, x])}, "gave x with shape [2, 2] for 1 rows"),
         (lambda x: {"x": x.astype(np.float64)}, "gave x as float64, expected is float32"),
-        (lambda x: {"x": x[:, :1]}, "gave x with shape [1, 1], expected is [-1, 2]"),
+        (lambda x: {"x": x[:, :1]}, "gave x with shape [1, 1], expected is float32[batch, 2]"),
         (lambda x: x.fill(0), "ValueError: assignment destination is read-only"),
     ],
 )
@@ -249,7 +249,7 @@ def pipeline(hooks, post=None):
 def test_features_fill_what_the_first_hook_takes_and_the_masks(tmp_path):
     code = "def hook(inputs): return inputs\n"
     plain = pipeline({"before": pinned(tmp_path, code)})
-    assert fed_signature(plain, MODEL) is MODEL
+    assert fed_signature(plain, MODEL) == MODEL
     declared = {"ids": {"dtype": "int64", "shape": [-1, -1]}, "text": {"dtype": "string", "shape": [-1]}}
     other = pipeline({"before": pinned(tmp_path, code, inputs=declared)})
     assert [(spec.name, spec.dtype) for spec in fed_signature(other, MODEL).inputs] == [

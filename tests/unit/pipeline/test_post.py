@@ -179,11 +179,11 @@ def test_thresholds_and_names_take_what_post_made():
         ({"a": {"kind": "argmax", "of": "b"}, "b": {"kind": "softmax", "of": "x"}}, "output.post.a is made of b"),
         ({"x": {"kind": "softmax", "of": "x"}}, "names its output x, which there is already"),
         ({"t": {"kind": "top_k", "of": "x", "k": 1, "values": "t"}}, "gives its values its own name"),
-        ({"p": {"kind": "softmax", "of": "i"}}, "i, int64[-1, 3], holds no floats"),
-        ({"c": {"kind": "argmax", "of": "s"}}, "s, str[-1, 3], holds no numbers"),
-        ({"c": {"kind": "argmax", "of": "one"}}, "one, float32[-1], has no axis of scores"),
-        ({"c": {"kind": "argmax", "of": "x", "labels": ["a"]}}, "has 1 labels, but x, float32[-1, 3], has 3 values"),
-        ({"t": {"kind": "top_k", "of": "x", "k": 4}}, "k is 4, but x, float32[-1, 3], has 3 values"),
+        ({"p": {"kind": "softmax", "of": "i"}}, "i, int64[batch, 3], holds no floats"),
+        ({"c": {"kind": "argmax", "of": "s"}}, "s, str[batch, 3], holds no numbers"),
+        ({"c": {"kind": "argmax", "of": "one"}}, "one, float32[batch], has no axis of scores"),
+        ({"c": {"kind": "argmax", "of": "x", "labels": ["a"]}}, "has 1 labels, but x, float32[batch, 3], has 3 values"),
+        ({"t": {"kind": "top_k", "of": "x", "k": 4}}, "k is 4, but x, float32[batch, 3], has 3 values"),
     ],
 )
 def test_steps_that_do_not_fit_the_model_are_told(post, problem):
