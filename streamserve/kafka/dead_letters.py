@@ -10,18 +10,18 @@ than that starts without marks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka import TopicPartition as ClientPartition
 
 from streamserve.batch import Headers
 from streamserve.errors import SinkError, SourceError
 from streamserve.kafka.clients import Properties, with_callbacks
+from streamserve.kafka.coordinator import insist
 from streamserve.kafka.errors import first_error, sink_error, source_error
 from streamserve.kafka.reading import (
     ANSWER_TIMEOUT_S,
@@ -35,15 +35,6 @@ from streamserve.kafka.replay_marks import MAX_TEXT_BYTES, ReplayMarks
 
 TRANSACTION_TIMEOUT_S = 30.0
 RECORDS_A_TRANSACTION = 500
-COORDINATOR_MOVES = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-    }
-)
-"""Errors that pass by themselves, whatever their flag says."""
 
 
 def replay_group(pipeline: str) -> str:
@@ -129,7 +120,7 @@ class DeadLetterTopic:
         wanted = [ClientPartition(self.topic, partition) for partition in extents]
         consumer = self.reader.consumer
         try:
-            stored = _insist(lambda: consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S))
+            stored = insist(lambda: consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S))
         except KafkaException as exception:
             raise source_error(first_error(exception), "asking for the marks of earlier replays") from exception
         for tp in stored:
@@ -161,20 +152,6 @@ class DeadLetterTopic:
                 )
             found.append(ClientPartition(self.topic, partition, marks.position, text))
         return found
-
-
-def _insist(call: Callable[[], Any]) -> Any:
-    """Call again while the error is a passing one, such as a coordinator that is just being made, for ten seconds."""
-    until_s = time.monotonic() + ANSWER_TIMEOUT_S
-    while True:
-        try:
-            return call()
-        except KafkaException as exception:
-            error = first_error(exception)
-            passing = error.retriable() or error.code() in COORDINATOR_MOVES
-            if not passing or error.txn_requires_abort() or time.monotonic() > until_s:
-                raise
-            time.sleep(0.1)
 
 
 class Replayer:
@@ -229,9 +206,9 @@ class Replayer:
             for resend in self._waiting:
                 self._produce(resend)
             self._producer.flush(TRANSACTION_TIMEOUT_S)
-            _insist(lambda: self._producer.send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT_S))
+            insist(lambda: self._producer.send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT_S))
             # A timeout leaves the outcome open; the marks have the same outcome, so the next call knows it.
-            _insist(lambda: self._producer.commit_transaction(TRANSACTION_TIMEOUT_S))
+            insist(lambda: self._producer.commit_transaction(TRANSACTION_TIMEOUT_S))
         except (KafkaException, BufferError) as exception:
             if not isinstance(exception, KafkaException):
                 raise SinkError(f"replaying: {exception}", retryable=True) from exception

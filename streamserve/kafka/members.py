@@ -8,6 +8,7 @@ only counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import BrokerUnavailable
 from streamserve.kafka.clients import admin_properties, client_id, with_callbacks
+from streamserve.kafka.coordinator import insist
 from streamserve.kafka.errors import first_error, source_error
 from streamserve.kafka.reading import ANSWER_TIMEOUT_S, silent_logger
 
@@ -55,8 +57,7 @@ class Group:
             SourceError: the group may not be described.
         """
         try:
-            asked = self._admin.describe_consumer_groups([self._name], request_timeout=ANSWER_TIMEOUT_S)
-            found = asked[self._name].result(2 * ANSWER_TIMEOUT_S)
+            found = insist(self._described)
         except KafkaException as exception:
             error = first_error(exception)
             if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
@@ -67,6 +68,10 @@ class Group:
         names = [member.client_id for member in found.members]
         slots = [name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)]
         return Members(slots=frozenset(slots), unnamed=len(names) - len(slots))
+
+    def _described(self) -> Any:
+        asked = self._admin.describe_consumer_groups([self._name], request_timeout=ANSWER_TIMEOUT_S)
+        return asked[self._name].result(2 * ANSWER_TIMEOUT_S)
 
 
 def _ignore(_: KafkaError) -> None:
