@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from streamserve.demo.local_kafka import LocalKafka
-from tests.faults import brokers, cache_outages, kills, poison, rebalances
+from tests.faults import brokers, cache_outages, kills, poison, rebalances, swaps
 from tests.faults.oracle import Verdict
 from tests.faults.scene import Scale
 
@@ -111,6 +111,23 @@ def _storm_row(name: str, protocol: str) -> Row:
     )
 
 
+def _swaps_row(name: str, title: str, *, kills: bool = False) -> Row:
+    return Row(
+        name=name,
+        title=title,
+        run=lambda services, scale: swaps.swaps(services.kafka().bootstrap, scale, kills=kills),
+        full=Scale(seconds=60, rate=2000, faults=20),
+        short=Scale(seconds=14, rate=1000, faults=10, session_ms=2000),
+        also=_unless(
+            ("records failed", lambda notes: not notes["failed_records"]),
+            ("predictions are not of the version that history names", lambda notes: not notes["inconsistent"]),
+            ("predictions have not the value of their version", lambda notes: not notes["wrong_values"]),
+            ("a command was not answered", lambda notes: not notes["unanswered"]),
+            ("fewer than two versions served", lambda notes: len(notes["served"]) >= 2),  # type: ignore[arg-type]
+        ),
+    )
+
+
 def _ratio(notes: dict[str, object]) -> bool:
     return min(float(str(notes["paused_to_calm"])), float(str(notes["shut_down_to_calm"]))) >= 0.9
 
@@ -185,6 +202,8 @@ ROWS = [
             ("the supervisor did not exit with 0", lambda notes: notes["supervisor_code"] == 0),
         ),
     ),
+    _swaps_row("J", "versions swapped under load, one broken in each way, two at once"),
+    _swaps_row("J-kills", "the same, with slots killed (SIGKILL) right after commands", kills=True),
 ]
 
 

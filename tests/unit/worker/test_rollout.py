@@ -387,6 +387,23 @@ def test_a_worker_that_cannot_load_a_canary_starts_with_the_stable_version_alone
     consistent(broker)
 
 
+def test_a_worker_that_died_between_two_broken_versions_serves_on_with_what_it_served(broker, repository):
+    repository.broken |= {"2": BROKEN["missing"], "3": BROKEN["wrong digest"]}
+    with running(broker, repository) as worker:
+        acknowledged(broker, give(broker, Promote, version="2"))
+        revision = give(broker, Promote, version="3")
+        acknowledged(broker, revision)
+        worker.worker.fail(RuntimeError("power"))
+        worker.join()
+    with running(broker, repository):
+        ack = acknowledged(broker, revision)
+        fill(broker, 10, partitions=2)
+        broker.wait_records("predictions", 10)
+    assert (ack.serving, ack.versions) == (0, ("1",))
+    assert "promises" in ack.error
+    consistent(broker)
+
+
 def test_a_worker_that_can_load_nothing_ends_with_the_newest_versions_error(broker, repository):
     repository.broken |= {"1": BROKEN["missing"], "2": BROKEN["wrong digest"]}
     give(broker, Promote, version="1", expects=-1)
