@@ -5,7 +5,7 @@ from: the newest 30 days of them decide how good the new model is, all others it
 by the version in use, so that `model.yaml` says both. What a request says comes in variables of the environment, and
 so does the folder that the model is written to; by hand:
 
-    STREAMSERVE_OUT=/tmp/model STREAMSERVE_AT_MS=1377993600000 python examples/flights/retrain.py
+    RETRAIN_OUT=/tmp/model RETRAIN_AT_MS=1377993600000 python examples/flights/retrain.py
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SHAPE = "boosting, 100 trees of 16 leaves"
 
 def main() -> int:
     """Trains, exports, and writes `model.onnx` and `model.yaml`."""
-    out = Path(os.environ["STREAMSERVE_OUT"])
-    config = Path(os.environ.get("STREAMSERVE_CONFIG", CONFIG))
-    until_ms = int(os.environ["STREAMSERVE_AT_MS"]) - DAY_MS
+    out = Path(os.environ["RETRAIN_OUT"])
+    config = Path(os.environ.get("RETRAIN_CONFIG", CONFIG))
+    until_ms = int(os.environ["RETRAIN_AT_MS"]) - DAY_MS
     settings = YAML(typ="safe").load(config.read_text())
     features = settings["features"]
     data, times_ms = load(features), known_times_ms()
@@ -75,7 +75,7 @@ def rows(data: Data, chosen: np.ndarray) -> Data:
 
 def in_use(config: Path, settings: dict) -> Path | None:
     """The file of the version that the request is about."""
-    version = os.environ.get("STREAMSERVE_VERSION", "")
+    version = os.environ.get("RETRAIN_VERSION", "")
     model = settings["model"]
     path = config.parent / model.get("repository", "models") / model["name"] / version / "model.onnx"
     return path if version and path.is_file() else None

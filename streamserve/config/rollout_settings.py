@@ -52,7 +52,7 @@ class RetrainLoopSettings(Settings):
     """Who trains when the drift monitor or a schedule asks for it, and what follows (`streamserve retrain`)."""
 
     command: list[str] = Field(min_length=1)
-    """Program and arguments; no shell. Writes a model file, MLflow folder or version folder to `$STREAMSERVE_OUT`."""
+    """Program and arguments; no shell. Writes a model file, MLflow folder or version folder to `$RETRAIN_OUT`."""
     folder: str = "."
     """Working directory, relative to the configuration file."""
     environment: list[str] = Field(default_factory=list)

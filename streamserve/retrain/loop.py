@@ -153,13 +153,13 @@ class Retrainer:
                 self._settings.command,
                 folder=self._config_file.parent / self._settings.folder,
                 variables={
-                    "STREAMSERVE_OUT": str(out),
-                    "STREAMSERVE_REQUEST": str(asked),
-                    "STREAMSERVE_CONFIG": str(self._config_file),
-                    "STREAMSERVE_MODEL": self._model,
-                    "STREAMSERVE_VERSION": request.version,
-                    "STREAMSERVE_REASON": request.reason,
-                    "STREAMSERVE_AT_MS": str(request.at_ms),
+                    "RETRAIN_OUT": str(out),
+                    "RETRAIN_REQUEST": str(asked),
+                    "RETRAIN_CONFIG": str(self._config_file),
+                    "RETRAIN_MODEL": self._model,
+                    "RETRAIN_VERSION": request.version,
+                    "RETRAIN_REASON": request.reason,
+                    "RETRAIN_AT_MS": str(request.at_ms),
                 },
                 passed_on=self._settings.environment,
                 timeout_s=self._settings.timeout_s,
@@ -167,7 +167,7 @@ class Retrainer:
                 line=lambda text: self._log.info("training", line=text),
             )
             if not any(out.iterdir()):
-                raise TrainingFailed("retrain.command ended well, but left nothing in $STREAMSERVE_OUT")
+                raise TrainingFailed("retrain.command ended well, but left nothing in $RETRAIN_OUT")
             return self._repository.push(self._model, out, trust=self._settings.trust, created_from=_made_for(request))
 
     def _pushed_before(self, request: Request) -> ModelVersion | None:

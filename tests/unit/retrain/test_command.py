@@ -43,9 +43,9 @@ def test_it_sees_what_it_may_and_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     monkeypatch.setenv("DATA_URL", "here")
     code = (
-        "import os; print(os.environ.get('KAFKA_SASL_PASSWORD'), os.environ['DATA_URL'], os.environ['STREAMSERVE_OUT'])"
+        "import os; print(os.environ.get('KAFKA_SASL_PASSWORD'), os.environ['DATA_URL'], os.environ['RETRAIN_OUT'])"
     )
-    lines = run(code, tmp_path=tmp_path, variables={"STREAMSERVE_OUT": "o"}, passed_on=["DATA_URL", "NOT_THERE"])
+    lines = run(code, tmp_path=tmp_path, variables={"RETRAIN_OUT": "o"}, passed_on=["DATA_URL", "NOT_THERE"])
     assert lines == ["None here o"]
 
 

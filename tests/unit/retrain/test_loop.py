@@ -21,8 +21,8 @@ REQUEST = Request(
     reason="an incident has been open for 90 s", at_ms=1_370_000_000_000, version="1", document=b'{"a":1}'
 )
 WRITES = (
-    "import os, shutil; out = os.environ['STREAMSERVE_OUT']; shutil.copy('new.onnx', out + '/model.onnx');"
-    "open('seen', 'a').write(open(os.environ['STREAMSERVE_REQUEST']).read() + os.environ['STREAMSERVE_AT_MS']);"
+    "import os, shutil; out = os.environ['RETRAIN_OUT']; shutil.copy('new.onnx', out + '/model.onnx');"
+    "open('seen', 'a').write(open(os.environ['RETRAIN_REQUEST']).read() + os.environ['RETRAIN_AT_MS']);"
 )
 METRICS = "open(out + '/model.yaml', 'w').write('metrics: {auc: 0.9}')"
 
@@ -111,9 +111,9 @@ def test_a_metric_over_its_floor_passes(tmp_path):
     ("code", "why"),
     [
         ("raise SystemExit('no data')", "ended with 1; its last lines:\n    no data"),
-        ("pass", "STREAMSERVE_OUT"),
-        ("import os; open(os.environ['STREAMSERVE_OUT'] + '/model.onnx', 'wb').write(b'x')", "model.onnx"),
-        ("import os, pickle; pickle.dump(1, open(os.environ['STREAMSERVE_OUT'] + '/model.pkl', 'wb'))", "pickle"),
+        ("pass", "RETRAIN_OUT"),
+        ("import os; open(os.environ['RETRAIN_OUT'] + '/model.onnx', 'wb').write(b'x')", "model.onnx"),
+        ("import os, pickle; pickle.dump(1, open(os.environ['RETRAIN_OUT'] + '/model.pkl', 'wb'))", "pickle"),
     ],
 )
 def test_a_failure_is_told_and_the_next_request_is_dealt_with(tmp_path, code, why):
