@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.models import text_classifier
 
@@ -47,3 +47,20 @@ def hook(folder: Path, name: str, code: str, function: str, **more: object) -> d
     (folder / name).write_text(code)
     digest = hashlib.sha256(code.encode()).hexdigest()
     return {"path": str(folder / name), "sha256": digest, "function": function, **more}
+
+
+def inputs_of_every_kind() -> onnx.ModelProto:
+    """The classifier beside inputs of other dtypes, which come out as they went in."""
+    model = classifier()
+    kinds = {
+        "dense": (TensorProto.FLOAT, ["n", 2]),
+        "count": (TensorProto.INT64, ["n", 1]),
+        "small": (TensorProto.INT32, ["n"]),
+        "flag": (TensorProto.BOOL, ["n", 1]),
+        "word": (TensorProto.STRING, ["n", 1]),
+    }
+    for name, (kind, shape) in kinds.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}_out", kind, shape))
+        model.graph.node.append(helper.make_node("Identity", [name], [f"{name}_out"]))
+    return model
