@@ -137,7 +137,7 @@ def optimize(
         list[int] | None,
         typer.Option(min=1, help="distil: size of a hidden layer. Repeatable.  [default: 64, 64]", show_default=False),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="distil: how often the student sees each row.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="distil: how often the student sees each row.")] = 15,
     seed: Annotated[int, typer.Option(min=0, help="distil: of everything random.")] = 0,
     alias: Annotated[str | None, typer.Option(help="Let this alias mean the new version, such as canary.")] = None,
     format: FormatOption = Format.TEXT,

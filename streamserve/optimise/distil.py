@@ -1,22 +1,26 @@
 """Distillation: a small perceptron learns what a large model answers, on recorded rows, without labels.
 
-Source: Hinton et al., 2015, "Distilling the knowledge in a neural network".
-
 The student has the teacher's inputs and outputs (`student`). Probabilities and distributions are learned by cross
 entropy against the teacher's, other numbers by squared error. A tenth of the rows is held back and the best epoch on
-them is kept. With one seed, machine and release of torch the same student comes out.
+them is kept. The teacher can be asked about more rows than were recorded: copies in which a fifth of the values come
+from other rows. With one seed, machine and release of torch the same student comes out.
+
+Sources: Hinton et al., 2015, "Distilling the knowledge in a neural network"; Bucila et al., 2006, "Model compression"
+(made-up rows, there drawn from near neighbours).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
 
-from streamserve.batch import F32
+from streamserve.batch import F32, I64, Tensor, Tensors
 from streamserve.optimise.errors import NotOptimised, need
 from streamserve.optimise.graph import tensors_of
 from streamserve.optimise.student import FEATURES, Graph, Head, encode, finish
@@ -26,10 +30,13 @@ if TYPE_CHECKING:
     import torch
 
 MIN_ROWS: Final = 100
-BATCH: Final = 256
-RATE: Final = 2e-3
+BATCH: Final = 512
+RATE: Final = 3e-3
 HELD_BACK: Final = 10
 """One row in so many."""
+COPIES: Final = 3
+SWAPPED: Final = 0.2
+"""On 16,000 flights the mean difference falls from 0.030 without copies to 0.025."""
 
 
 def distil(model: onnx.ModelProto, wish: Wish) -> Step:
@@ -38,13 +45,19 @@ def distil(model: onnx.ModelProto, wish: Wish) -> Step:
     n = len(next(iter(wish.rows.values())))
     if n < MIN_ROWS:
         raise NotOptimised(f"distil: {n} rows to learn from, at least {MIN_ROWS} are needed; give more --rows")
+    random = np.random.default_rng(wish.seed)
+    order = random.permutation(n)
+    held, learned = _taken(wish.rows, order[: n // HELD_BACK]), _taken(wish.rows, order[n // HELD_BACK :])
+    learned = with_copies(learned, random)
     outputs = [spec.name for spec in wish.signature.outputs]
-    answers = tensors_of(model, outputs, wish.rows)
-    heads = [Head.of(spec, answers[spec.name]) for spec in wish.signature.outputs]
+    answers = [tensors_of(model, outputs, rows) for rows in (learned, held)]
+    heads = [Head.of(spec, answers[0][spec.name]) for spec in wish.signature.outputs]
     graph = Graph()
-    features = _features(graph, model, wish)
-    targets = np.concatenate([_target(head, answers[head.spec.name]) for head in heads], axis=1)
-    layers, epoch = _train(features, targets, heads, wish)
+    encode(graph, wish.signature, wish.rows)
+    learn = Lesson(_features(graph, model, learned), _targets(heads, answers[0]))
+    exam = Lesson(_features(graph, model, held), _targets(heads, answers[1]))
+    with _one_thread():
+        layers, epoch = _train(learn, exam, heads, wish)
     below = FEATURES
     for weight, bias in layers[:-1]:
         below = graph.add("Relu", [graph.add("Gemm", [below, graph.constant(weight), graph.constant(bias)])])
@@ -55,52 +68,96 @@ def distil(model: onnx.ModelProto, wish: Wish) -> Step:
         logits = graph.add("Gemm", [below, graph.constant(weight[:, part]), graph.constant(bias[part])])
         finish(graph, head, logits)
     made = graph.model(model.graph.input, model.graph.output)
-    sizes = " x ".join(map(str, (features.shape[1], *wish.hidden, targets.shape[1])))
-    return Step(made, f"a perceptron of {sizes}, trained on {n:,} rows, the best of {wish.epochs} epochs was {epoch}")
+    sizes = " x ".join(str(len(weight)) for weight, _ in layers) + f" x {layers[-1][0].shape[1]}"
+    return Step(
+        made, f"a perceptron of {sizes}, trained on {n:,} rows and copies, the best of {wish.epochs} epochs was {epoch}"
+    )
 
 
-def _features(graph: Graph, model: onnx.ModelProto, wish: Wish) -> F32:
-    """The rows as the student sees them, float32[n, columns]."""
-    name = encode(graph, wish.signature, wish.rows)
-    shown = onnx.ValueInfoProto(name=name)
-    shown.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    values = tensors_of(graph.model(model.graph.input, [shown]), [name], wish.rows)[name]
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows as the student sees them, float32[n, columns], and what it should make of them, float32[n, width]."""
+
+    features: F32
+    targets: F32
+
+
+def with_copies(rows: Tensors, random: np.random.Generator) -> Tensors:
+    """The rows, and copies of them in which each value comes from another row with a chance of a fifth."""
+    n = len(next(iter(rows.values())))
+    parts = [rows]
+    for _ in range(COPIES):
+        part: Tensors = {}
+        for name, values in rows.items():
+            flat = values.reshape(n, -1).copy()
+            for column in range(flat.shape[1]):
+                swapped = random.random(n) < SWAPPED
+                flat[swapped, column] = flat[random.integers(0, n, int(swapped.sum())), column]
+            part[name] = flat.reshape(values.shape)
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in rows}
+
+
+def _taken(rows: Tensors, index: I64) -> Tensors:
+    return {name: values[index] for name, values in rows.items()}
+
+
+def _features(graph: Graph, model: onnx.ModelProto, rows: Tensors) -> F32:
+    """The rows by the first half of the student's own graph."""
+    shown = onnx.helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, [None, None])
+    values = tensors_of(graph.model(model.graph.input, [shown]), [FEATURES], rows)[FEATURES]
     return values.astype(np.float32)
 
 
-def _target(head: Head, values: np.typing.NDArray[np.generic]) -> F32:
+def _targets(heads: Sequence[Head], answers: Tensors) -> F32:
+    return np.concatenate([_target(head, answers[head.spec.name]) for head in heads], axis=1)
+
+
+def _target(head: Head, values: Tensor) -> F32:
     flat = values.reshape(len(values), -1).astype(np.float32)
     return (flat - head.mean) / head.scale if head.kind == "number" else flat
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: these matrices are small, and waiting threads cost more than they do."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Layers = list[tuple[F32, F32]]
 """Weight [in, out] and bias [out] of each layer."""
 
 
-def _train(features: F32, targets: F32, heads: Sequence[Head], wish: Wish) -> tuple[Layers, int]:
-    """Train. Returns: the layers of the best epoch, and which it was, from 1 on."""
+def _train(learn: Lesson, exam: Lesson, heads: Sequence[Head], wish: Wish) -> tuple[Layers, int]:
+    """Train. Returns: the layers of the best epoch on the rows held back, and which it was, from 1 on."""
     import torch
 
     generator = torch.Generator().manual_seed(wish.seed)
-    order = torch.randperm(len(features), generator=generator)
-    held, learned = order[: len(order) // HELD_BACK], order[len(order) // HELD_BACK :]
-    x, y = torch.from_numpy(features), torch.from_numpy(targets)
-    network = _network((features.shape[1], *wish.hidden, targets.shape[1]), generator)
+    x, y = torch.from_numpy(learn.features), torch.from_numpy(learn.targets)
+    held_x, held_y = torch.from_numpy(exam.features), torch.from_numpy(exam.targets)
+    network = _network((x.shape[1], *wish.hidden, y.shape[1]), generator)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
-    steps = wish.epochs * -(-len(learned) // BATCH)
+    steps = wish.epochs * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     best, layers, best_epoch = float("inf"), _layers(network), 0
     for epoch in range(1, wish.epochs + 1):
-        for part in learned[torch.randperm(len(learned), generator=generator)].split(BATCH):
+        for part in torch.randperm(len(x), generator=generator).split(BATCH):
             optimizer.zero_grad()
             _loss(network(x[part]), y[part], heads).backward()
             optimizer.step()
             schedule.step()
         with torch.inference_mode():
-            loss = float(_loss(network(x[held]), y[held], heads))
+            loss = float(_loss(network(held_x), held_y, heads))
         if loss < best:
             best, layers, best_epoch = loss, _layers(network), epoch
-        if epoch % 20 == 0:
+        if epoch % 5 == 0:
             wish.progress(f"distil: epoch {epoch} of {wish.epochs}, loss on rows held back {loss:.4g}")
     return layers, best_epoch
 

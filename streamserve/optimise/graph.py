@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -63,7 +62,7 @@ class Weights:
 
     def put(self, name: str, values: Tensor) -> None:
         """Replace a tensor, or add one."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor = numpy_helper.from_array(values, name)
         if name in self._at:
             self._graph.initializer[self._at[name]].CopyFrom(tensor)
         else:

@@ -80,7 +80,7 @@ class Graph:
 
     def constant(self, values: Tensor) -> str:
         name = f"student.{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.weights.append(numpy_helper.from_array(values, name))
         return name
 
     def add(self, kind: str, inputs: Sequence[str], output: str = "", *, domain: str = "", **attributes: Any) -> str:
@@ -97,8 +97,8 @@ class Graph:
         return model
 
 
-def encode(graph: Graph, signature: Signature, rows: Tensors) -> str:
-    """Add the encoding of the inputs, by what the rows hold. Returns: its output, float32[n, columns]."""
+def encode(graph: Graph, signature: Signature, rows: Tensors) -> None:
+    """Add the encoding of the inputs, by what the rows hold: makes `FEATURES`, float32[n, columns]."""
     columns = []
     for spec in signature.inputs:
         if any(axis < 0 for axis in spec.shape[1:]):
@@ -109,7 +109,7 @@ def encode(graph: Graph, signature: Signature, rows: Tensors) -> str:
         values = rows[spec.name].reshape(-1, width)
         flat = graph.add("Reshape", [spec.name, graph.constant(np.array([-1, width], dtype=np.int64))])
         columns += _categories(graph, flat, values) if spec.dtype == "str" else [_numbers(graph, flat, values)]
-    return graph.add("Concat", columns, FEATURES, axis=1)
+    graph.add("Concat", columns, FEATURES, axis=1)
 
 
 def _numbers(graph: Graph, flat: str, values: Tensor) -> str:

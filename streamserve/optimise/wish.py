@@ -38,7 +38,7 @@ class Wish:
     energy: float = 0.99
     rank: int | None = None
     hidden: tuple[int, ...] = (64, 64)
-    epochs: int = 100
+    epochs: int = 15
     seed: int = 0
     progress: Callable[[str], None] = field(default=lambda _: None)
 
