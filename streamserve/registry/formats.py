@@ -90,7 +90,7 @@ def check_archive(path: Path) -> None:
     names = [entry.filename for entry in entries]
     if not (_is_export if path.suffix == ".pt2" else _is_torchscript)(names):
         raise ModelCorrupt(
-            f"{path} is no archive of {'torch.export.save' if path.suffix == '.pt2' else 'torch.jit.save'}"
+            f"{path} is truncated, or no archive of {'torch.export.save' if path.suffix == '.pt2' else 'torch.jit.save'}"
             f" (a file of torch.save is a pickle): {_PICKLE}"
         )
 
