@@ -11,13 +11,16 @@ fall back to the CPU is off: `allow_cpu_fallback` decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from streamserve.batch import Tensor, Tensors
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.pinned import pinned_file
 from streamserve.engines.faults import OUT_OF_MEMORY, engine_error, short
+from streamserve.engines.lanes import Run
+from streamserve.engines.onnx_gpu import BoundSession
 from streamserve.engines.warm_up import check_outputs, dummies, wrong_length
 from streamserve.errors import ConfigError, ContractError, EngineError, EngineOutOfMemory, ModelCorrupt
 from streamserve.ports import Signature, TensorSpec
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+PROVIDERS = {"cuda": CUDA, "tensorrt": TENSORRT}
+"""`engine.device` -> the provider that must then be in use."""
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -51,7 +57,7 @@ class OnnxEngine:
 
     Args:
         path: the model file.
-        settings: device, threads and what to do without a GPU.
+        settings: device, threads, CUDA graphs, custom operators and what to do without a GPU.
 
     Raises:
         ConfigError: ONNX Runtime is not installed.
@@ -65,7 +71,10 @@ class OnnxEngine:
         self._signature = _signature(session)
         self._outputs = [spec.name for spec in self._signature.outputs]
         self._first_input = self._signature.inputs[0].name
-        self._run = session.run
+        self._run: Run = partial(session.run, self._outputs)
+        self._bound = _bound(session, self._signature, self._provider, settings)
+        if self._bound is not None:
+            self._run = self._bound.run
 
     @property
     def signature(self) -> Signature:
@@ -77,7 +86,7 @@ class OnnxEngine:
 
     def infer(self, inputs: Tensors) -> Tensors:
         try:
-            values = cast("list[Tensor]", self._run(self._outputs, inputs))
+            values = self._run(inputs)
         except Exception as error:
             raise engine_error(error) from error
         rows = len(inputs[self._first_input])
@@ -95,7 +104,7 @@ class OnnxEngine:
         """
         for rows in sizes:
             try:
-                values = cast("list[Tensor]", self._run(self._outputs, dummies(self._signature, rows)))
+                values = self._run(dummies(self._signature, rows))
             except Exception as error:
                 raise engine_error(error, f"warm-up with a batch of {rows} failed: ") from error
             check_outputs(self._signature.outputs, values, rows)
@@ -103,9 +112,12 @@ class OnnxEngine:
     def close(self) -> None:
         """Let go of the session; the engine cannot infer any more. Idempotent."""
         self._run = _closed
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
 
 
-def _closed(*_: object) -> object:
+def _closed(_: Tensors) -> list[Tensor]:
     raise EngineError("the engine is closed")
 
 
@@ -114,7 +126,7 @@ def _session(path: str, settings: EngineSettings) -> onnxruntime.InferenceSessio
     try:
         import onnxruntime
     except ImportError as error:
-        extra = "gpu" if settings.device == "cuda" else "cpu"
+        extra = "gpu" if settings.device in PROVIDERS else "cpu"
         raise ConfigError(f"ONNX Runtime is not installed ({error}): pip install 'streamserve[{extra}]'") from error
     providers = _providers(onnxruntime.get_available_providers(), settings)
     options = _options(onnxruntime.SessionOptions(), settings)
@@ -162,7 +174,7 @@ def _register(options: onnxruntime.SessionOptions, library: str) -> None:
 
 
 def _providers(available: Sequence[str], settings: EngineSettings) -> list[tuple[str, dict[str, str]]]:
-    """Providers in order of preference.
+    """Providers in order of preference: what one of them lacks an operator for, the next one runs.
 
     On CUDA the search for convolution algorithms is heuristic: the exhaustive default runs anew for every
     batch size.
@@ -171,7 +183,10 @@ def _providers(available: Sequence[str], settings: EngineSettings) -> list[tuple
     if settings.device == "cpu" or CUDA not in available:
         return cpu
     cuda = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-    return [(CUDA, cuda), *cpu]
+    if settings.cuda_graphs:
+        cuda["enable_cuda_graph"] = "1"
+    tensorrt: list[tuple[str, dict[str, str]]] = [(TENSORRT, {})] if settings.device == "tensorrt" else []
+    return [*(each for each in tensorrt if TENSORRT in available), (CUDA, cuda), *cpu]
 
 
 def _checked_provider(session: onnxruntime.InferenceSession, settings: EngineSettings) -> str:
@@ -179,19 +194,34 @@ def _checked_provider(session: onnxruntime.InferenceSession, settings: EngineSet
     import onnxruntime
 
     used: str = session.get_providers()[0]
-    offered = CUDA in onnxruntime.get_available_providers()
-    wants_cuda = settings.device == "cuda" or (settings.device == "auto" and offered)
-    if wants_cuda and used != CUDA and not settings.allow_cpu_fallback:
+    available = onnxruntime.get_available_providers()
+    wanted = PROVIDERS.get(settings.device, CUDA if settings.device == "auto" and CUDA in available else used)
+    if used != wanted and not settings.allow_cpu_fallback:
+        name = "TensorRT" if wanted == TENSORRT else "CUDA"
         why = (
-            "the GPU or its CUDA libraries could not be loaded"
-            if offered
-            else "this ONNX Runtime is built without CUDA: pip install 'streamserve[gpu]'"
+            f"the GPU or its {name} libraries could not be loaded"
+            if wanted in available
+            else f"this ONNX Runtime is built without {name}: pip install 'streamserve[gpu]'"
         )
         raise ContractError(
             f"engine.device is {settings.device}, but the model would run on {used}: {why}. To run on"
             " the CPU, set engine.device: cpu, or engine.allow_cpu_fallback: true"
         )
     return used
+
+
+def _bound(
+    session: onnxruntime.InferenceSession, signature: Signature, provider: str, settings: EngineSettings
+) -> BoundSession | None:
+    """On a GPU, the session on bound memory; None where there is nothing to bind."""
+    strings = any(spec.dtype == "str" for spec in (*signature.inputs, *signature.outputs))
+    if settings.cuda_graphs and (provider != CUDA or strings) and not settings.allow_cpu_fallback:
+        why = "the model has strings" if strings else f"the model runs on {provider}"
+        raise ContractError(f"engine.cuda_graphs is set, but {why}: graphs need CUDA, and numbers alone; leave it out")
+    if provider == CPU or strings:
+        return None
+    graphs = settings.cuda_graphs and provider == CUDA
+    return BoundSession(session, [spec.name for spec in signature.outputs], "cuda", graphs=graphs)
 
 
 def _signature(session: onnxruntime.InferenceSession) -> Signature:

@@ -13,7 +13,6 @@ where they do nothing, so all of this runs without a GPU too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from queue import LifoQueue
 from threading import Lock
 from types import ModuleType
 
@@ -21,18 +20,14 @@ import numpy as np
 import torch
 
 from streamserve.batch import Tensor, Tensors
+from streamserve.engines.lanes import LANES, ByShape, Lanes
 from streamserve.engines.torch_program import Compute, TorchTensors
 
-LANES = 2
-MAX_SHAPES = 256
-"""Shapes whose buffers one lane keeps; beyond, those least recently used go."""
 RUNS_BEFORE_CAPTURE = 2
 """Runs that let libraries make their workspaces, which must not happen during a capture."""
 
 _CAPTURE = Lock()
 """PyTorch allows one capture at a time in a process, whatever the model."""
-
-Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Staging:
@@ -46,18 +41,12 @@ class Staging:
 
     def __init__(self, program: Compute, device: torch.device, *, graphs: bool) -> None:
         compute = _Device(program, device, graphs=graphs)
-        self._lanes: LifoQueue[_Lane] = LifoQueue()
-        for _ in range(LANES):
-            self._lanes.put(_Lane(compute, device))
+        self._lanes = Lanes([_Lane(compute, device).run for _ in range(LANES)])
 
     def run(self, inputs: Tensors) -> list[Tensor]:
         """Inputs by name to outputs in the order of the program's. Raises: what PyTorch raises."""
-        lane = self._lanes.get()
-        try:
-            with torch.inference_mode():
-                return lane.run(inputs)
-        finally:
-            self._lanes.put(lane)
+        with torch.inference_mode():
+            return self._lanes.run(inputs)
 
 
 class _Lane:
@@ -69,12 +58,10 @@ class _Lane:
         self._compute = compute
         self._copy_in, self._copy_out = self._api.Stream(), self._api.Stream()
         self._pool = compute.memory_pool()
-        self._buffers: dict[Shapes, _Buffers] = {}
+        self._buffers = ByShape[_Buffers]()
 
     def run(self, inputs: Tensors) -> list[Tensor]:
-        shapes = tuple((name, array.shape, array.dtype.str) for name, array in inputs.items())
-        buffers = self._buffers.pop(shapes, None) or self._prepared(inputs)
-        self._buffers[shapes] = buffers  # the last one is the most recently used
+        buffers = self._buffers.get(inputs, self._prepared)
         buffers.fill(inputs)
         with self._api.stream(self._copy_in):
             for name, tensor in buffers.device_inputs.items():
@@ -87,9 +74,7 @@ class _Lane:
         return [host.numpy().copy() for host in buffers.host_outputs]
 
     def _prepared(self, inputs: Tensors) -> _Buffers:
-        """Buffers for a shape that was not seen before, or not lately."""
-        while len(self._buffers) >= MAX_SHAPES:
-            del self._buffers[next(iter(self._buffers))]
+        """Buffers for a shape that comes for the first time, or was not seen lately."""
         host = {name: self._pinned(torch.from_numpy(array.copy())) for name, array in inputs.items()}
         device = {name: tensor.to(self._device, copy=True) for name, tensor in host.items()}
         outputs, compute = self._compute.prepared(device, self._pool)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from streamserve.batch import Tensor, Tensors
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines.faults import engine_error
+from streamserve.engines.lanes import Run
 from streamserve.engines.staging import Staging
 from streamserve.engines.torch_program import Program, load_program
 from streamserve.engines.warm_up import check_outputs, dummies, wrong_length
@@ -25,8 +26,6 @@ CPU = "TorchCPU"
 CUDA = "TorchCUDA"
 WARM_RUNS = 2
 """Runs of each batch size: TorchScript records the first and specialises in the second."""
-
-Run = Callable[[Tensors], list[Tensor]]
 
 
 class TorchEngine:
@@ -103,6 +102,8 @@ class TorchEngine:
         """
         self._run = _closed
         self._program.close()
+        if self._provider == CUDA:
+            torch.cuda.empty_cache()  # or PyTorch would keep the memory from everybody else on the device
 
 
 def _in_place(program: Program) -> Run:
@@ -140,6 +141,8 @@ def _device(settings: EngineSettings) -> torch.device:
     if settings.device == "tensorrt":
         raise ContractError("engine.device: tensorrt is for ONNX models; for PyTorch set engine.device: cuda")
     wanted = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    if settings.cuda_graphs and not torch.cuda.is_available() and not settings.allow_cpu_fallback:
+        raise ContractError("engine.cuda_graphs is set, but PyTorch finds no GPU that it can use: leave it out")
     if wanted and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if wanted and not settings.allow_cpu_fallback:

@@ -82,19 +82,6 @@ def test_three_threads_do_not_mix_their_batches(staging, expected):
     assert wrong == []
 
 
-def test_buffers_are_made_once_for_a_shape_and_the_least_recently_used_go(staging, monkeypatch):
-    monkeypatch.setattr("streamserve.engines.staging.MAX_SHAPES", 2)
-    lane = staging._lanes.get()
-    x = {rows: {"x": np.zeros((rows, 16), np.float32)} for rows in (1, 2, 3)}
-    for rows in (1, 2, 1):
-        lane.run(x[rows])
-    before = dict(lane._buffers)
-    lane.run(x[1])
-    assert dict(lane._buffers) == before
-    lane.run(x[3])
-    assert [shapes[0][1][0] for shapes in lane._buffers] == [1, 3]
-
-
 def test_a_failing_batch_leaves_its_lane_fit(program, device, graphs):
     from streamserve.engines.staging import Staging
 
