@@ -23,6 +23,7 @@ from streamserve.cli.console import say
 from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.model_check import require
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
+from streamserve.cli.record_text import printable
 from streamserve.cli.rollout_progress import FollowProgress
 from streamserve.cli.rollout_session import Followed, RolloutSession, rollout_session
 from streamserve.cli.rollout_text import show_outcome
@@ -272,9 +273,10 @@ def _end(followed: Followed | None) -> None:
         say("no worker is running; those that start will serve it")
     for follower in followed.failed:
         error = follower.acknowledgement.error if follower.acknowledgement else ""
-        say(f"{follower.slot} could not follow and goes on with what it served: {error}", "red")
+        name = printable(follower.slot)
+        say(f"{name} could not follow and goes on with what it served: {printable(error)}", "red")
     if followed.waiting:
-        names = ", ".join(follower.slot or "a worker that does not say which" for follower in followed.waiting)
+        names = ", ".join(printable(worker.slot) or "a worker that does not say which" for worker in followed.waiting)
         say(f"no answer yet from {names}; the command stands, and `streamserve model status` shows who follows", "red")
     if followed.failed or followed.waiting:
         raise typer.Exit(NOT_FOLLOWED)

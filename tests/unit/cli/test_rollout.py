@@ -1,0 +1,196 @@
+"""A command's way in memory: refused or written, overtaken, followed; and what is printed of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from streamserve.cli.model_rollout import _arm, _who
+from streamserve.cli.options import Format
+from streamserve.cli.rollout_session import Followed, RolloutSession
+from streamserve.cli.rollout_text import show_history, show_outcome, show_status
+from streamserve.errors import BrokerUnavailable
+from streamserve.kafka.members import Members
+from streamserve.rollout.following import Follower, followers
+from streamserve.rollout.log import Given
+from streamserve.rollout.records import Acknowledgement, Canary, Promote, new_id
+from streamserve.rollout.state import Refused, RolloutState
+from streamserve.testing import MemoryBroker
+from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
+
+EVIL = "\x1b[2Jgone\nINJECTED"
+
+
+class Topic:
+    """A control topic with a group of workers."""
+
+    def __init__(self):
+        self.broker = MemoryBroker()
+        self.broker.create_topic("control")
+        self.members = Members(slots=frozenset())
+        self.asked = 0
+
+    def session(self):
+        reader, writer = MemoryRolloutReader(self.broker, "control"), MemoryRolloutWriter(self.broker, "control")
+        session = RolloutSession(reader, writer, self._members)
+        session.read()
+        return session
+
+    def _members(self):
+        self.asked += 1
+        self.broker.check()
+        return self.members
+
+    def answer(self, slot, revision, **more):
+        writer = MemoryRolloutWriter(self.broker, "control")
+        writer.publish(Acknowledgement(**{"slot": slot, "revision": revision, "serving": revision, **more}))
+
+
+@pytest.fixture
+def topic():
+    return Topic()
+
+
+def promote(version, expects):
+    return Promote(id=new_id(), version=version, expects=expects)
+
+
+def test_a_command_is_written_and_read_back(topic):
+    session = topic.session()
+    given = session.give(promote("1", session.log.state.revision))
+    assert (given.offset, given.refused) == (0, "")
+    assert session.log.state.stable == topic.session().log.state.stable == "1"
+
+
+def test_what_the_state_refuses_is_not_written(topic):
+    session = topic.session()
+    with pytest.raises(Refused, match="no version is stable yet"):
+        session.give(Canary(id=new_id(), version="1", weight=0.5))
+    assert topic.broker.records("control") == []
+
+
+def test_of_two_commands_at_once_the_second_has_no_effect_and_says_so(topic):
+    one, other = topic.session(), topic.session()
+    one.give(promote("1", one.log.state.revision))
+    given = other.give(promote("2", other.log.state.revision))
+    assert "meant for revision -1, and by then 0 was in force" in given.refused
+    assert other.log.state.stable == "1"
+
+
+def test_a_command_is_followed_until_every_live_slot_has_answered(topic):
+    session = topic.session()
+    topic.members = Members(slots=frozenset({"a", "b"}))
+    revision = session.give(promote("1", -1)).offset
+    seen = []
+    for followed in session.follow(revision, 30, stop=lambda: False):
+        seen.append([(slot.slot, slot.standing) for slot in followed.slots])
+        if len(seen) == 1:
+            topic.answer("a", revision)
+        elif seen[-1] == [("a", "follows"), ("b", "waits")]:
+            topic.answer("b", revision, serving=-1, error="no such file")
+    assert seen[0] == [("a", "waits"), ("b", "waits")]
+    assert seen[-1] == [("a", "follows"), ("b", "failed")]
+    assert [slot.slot for slot in followed.failed] == ["b"]
+
+
+def test_without_workers_nobody_is_waited_for(topic):
+    session = topic.session()
+    revision = session.give(promote("1", -1)).offset
+    (followed,) = session.follow(revision, 30, stop=lambda: False)
+    assert followed.live == []
+
+
+def test_a_worker_that_leaves_is_not_waited_for(topic, monkeypatch):
+    monkeypatch.setattr("streamserve.cli.rollout_session.MEMBERS_EVERY_S", 0.0)
+    session = topic.session()
+    topic.members = Members(slots=frozenset({"a"}))
+    revision = session.give(promote("1", -1)).offset
+    for followed in session.follow(revision, 30, stop=lambda: False):
+        if followed.waiting:
+            topic.members = Members(slots=frozenset())
+    assert followed.live == []
+
+
+def test_waiting_ends_when_the_time_is_over_or_somebody_asks(topic):
+    session = topic.session()
+    topic.members = Members(slots=frozenset({"a"}))
+    revision = session.give(promote("1", -1)).offset
+    *_, followed = session.follow(revision, 0.2, stop=lambda: False)
+    assert [slot.slot for slot in followed.waiting] == ["a"]
+    (followed,) = session.follow(revision, 600, stop=lambda: True)
+    assert followed.waiting
+
+
+def test_brokers_that_are_away_for_a_while_are_waited_for(topic, monkeypatch):
+    monkeypatch.setattr("streamserve.cli.rollout_session.MEMBERS_EVERY_S", 0.0)
+    session = topic.session()
+    topic.members = Members(slots=frozenset({"a"}))
+    revision = session.give(promote("1", -1)).offset
+    for followed in session.follow(revision, 30, stop=lambda: False):
+        assert len(followed.slots) == 1
+        topic.broker.down = not topic.broker.down and topic.asked < 4
+        if topic.asked >= 4:
+            topic.answer("a", revision)
+    assert followed.waiting == []
+    topic.broker.down = True
+    with pytest.raises(BrokerUnavailable):
+        next(session.follow(revision, 0.1, stop=lambda: False))
+
+
+def test_an_answer_that_comes_while_it_waits_is_seen(topic):
+    session = topic.session()
+    topic.members = Members(slots=frozenset({"a"}))
+    revision = session.give(promote("1", -1)).offset
+    answer = threading.Timer(0.3, topic.answer, ["a", revision])
+    answer.start()
+    *_, followed = session.follow(revision, 30, stop=lambda: False)
+    answer.join()
+    assert [slot.standing for slot in followed.slots] == ["follows"]
+
+
+ARMS = {"new=4:0.5": ("new", "4", 0.5), "a=stable:1": ("a", "stable", 1.0), "b=models:2:0.25": ("b", "models:2", 0.25)}
+
+
+@pytest.mark.parametrize(("value", "arm"), ARMS.items())
+def test_an_arm_is_name_version_and_weight(value, arm):
+    assert _arm(value) == arm
+
+
+def test_who_asks_is_a_user_on_a_host(monkeypatch):
+    assert "@" in _who()
+    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found")))
+    assert _who().split("@")[0].isdigit()
+
+
+EVIL_GIVEN = Given(offset=3, command=Promote(id="a", version="1", by=EVIL, why=EVIL, at_ms=10**18), refused=EVIL)
+EVIL_FOLLOWED = Followed(
+    revision=3,
+    slots=followers(3, {EVIL: Acknowledgement(slot=EVIL, revision=3, serving=2, versions=(EVIL,), error=EVIL)}, {EVIL}),
+)
+
+
+def test_nothing_that_stands_on_the_topic_steers_a_terminal(capsys):
+    state = RolloutState(revision=3, stable="1")
+    show_history([EVIL_GIVEN], Format.TEXT)
+    show_status(state, EVIL_FOLLOWED, Format.TEXT)
+    show_outcome(EVIL_GIVEN, state, EVIL_FOLLOWED, Format.TEXT)
+    said = capsys.readouterr().out
+    assert "\x1b[2J" not in said
+    assert not any(line.startswith("INJECTED") for line in said.splitlines())
+    assert said.count(r"\x1b[2Jgone\nINJECTED") == 6
+
+
+def test_json_loses_nothing(capsys):
+    show_history([EVIL_GIVEN], Format.JSON)
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["by"], told["why"], told["refused"], told["kind"]) == (EVIL, EVIL, EVIL, "promote")
+    show_status(RolloutState(), EVIL_FOLLOWED, Format.JSON)
+    (worker,) = json.loads(capsys.readouterr().out)["workers"]
+    assert (worker["slot"], worker["standing"], worker["acknowledgement"]["error"]) == (EVIL, "failed", EVIL)
+
+
+def test_a_member_that_does_not_say_which_slot_it_is_has_a_place_in_the_table(capsys):
+    show_status(RolloutState(), Followed(revision=0, slots=[Follower(slot="", standing="waits")]), Format.TEXT)
+    assert "?     no answer yet" in capsys.readouterr().out
