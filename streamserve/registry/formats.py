@@ -88,10 +88,10 @@ def check_archive(path: Path) -> None:
     if unpacked > MAX_EXPANSION * size + (64 << 20):
         raise ModelCorrupt(f"{path} would unpack from {size:,} to {unpacked:,} bytes: it is refused as a zip bomb")
     names = [entry.filename for entry in entries]
-    if not (_is_export if path.suffix == ".pt2" else _is_torchscript)(names):
+    writer, is_one = ("torch.export", _is_export) if path.suffix == ".pt2" else ("torch.jit", _is_torchscript)
+    if not is_one(names):
         raise ModelCorrupt(
-            f"{path} is truncated, or no archive of {'torch.export.save' if path.suffix == '.pt2' else 'torch.jit.save'}"
-            f" (a file of torch.save is a pickle): {_PICKLE}"
+            f"{path} is truncated, or no archive of {writer}.save (a file of torch.save is a pickle): {_PICKLE}"
         )
 
 
