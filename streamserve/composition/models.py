@@ -13,7 +13,7 @@ from functools import partial
 
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.config.settings import PipelineSettings
-from streamserve.engines import build_engine, warm_sizes
+from streamserve.engines import build_engine, on_gpu, warm_sizes
 from streamserve.engines.buckets import bucketed
 from streamserve.engines.padding import OnPadding
 from streamserve.engines.transforms import build_transforms, encoded_outputs, fed_signature, hook_sequences
@@ -137,7 +137,7 @@ class ModelBuilder:
         enricher = FeatureEnricher(settings.features, fed_signature(settings, engine.signature))
         sequences = (*enricher.padded, *hook_sequences(settings, engine.signature))
         padded = {each.input.name: each for each in sequences}
-        engine = bucketed(engine, list(padded.values()), partial(metrics.padded, "length"))
+        engine = bucketed(engine, list(padded.values()), partial(metrics.padded, "length"), every_shape=on_gpu(engine))
         transforms = build_transforms(settings, engine.signature)
         self._outputs[files.version] = transforms.outputs
         return LoadedModel(

@@ -11,6 +11,7 @@ since rows of different lengths were padded to different lengths. A model sums t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -23,14 +24,19 @@ from streamserve.ports import Engine, Signature, TensorSpec
 OnPadding = Callable[[int, int], None]
 """Told, for every run of the model, how many values of its padded inputs were real and how many were padding."""
 
+Shapes = Callable[[Sequence[int], Sequence[int]], list[tuple[int, int]]]
 
-def bucketed(engine: Engine, padded: Sequence[PaddedInput], on_padding: OnPadding) -> Engine:
+
+def bucketed(
+    engine: Engine, padded: Sequence[PaddedInput], on_padding: OnPadding, *, every_shape: bool = False
+) -> Engine:
     """An engine that takes these inputs as rows of different lengths; the engine itself when there are none.
 
     Args:
         engine: takes them padded. Two rows of zeros go through it, to see which outputs are as long as the sequence.
         padded: the inputs that sequences fill, as far as the model has them.
         on_padding: see `OnPadding`.
+        every_shape: warm every batch size with every length, for a device that makes buffers and graphs by shape.
 
     Raises:
         ContractError: all outputs are as long as the sequence, or a mask is no input of the model.
@@ -43,7 +49,8 @@ def bucketed(engine: Engine, padded: Sequence[PaddedInput], on_padding: OnPaddin
     for each in taken:
         if each.mask is not None and each.mask.name not in names:
             raise ContractError(f"the mask {each.mask.name} is no input of the model, which has {', '.join(names)}")
-    return BucketedEngine(engine, taken, on_padding, _summed_up(engine, taken))
+    shapes = all_shapes if every_shape else warm_shapes
+    return BucketedEngine(engine, taken, on_padding, _summed_up(engine, taken), shapes)
 
 
 class BucketedEngine:
@@ -54,14 +61,21 @@ class BucketedEngine:
         padded: its inputs that sequences fill.
         on_padding: see `OnPadding`.
         outputs: the outputs to give.
+        shapes: batch sizes and lengths to the shapes to warm.
     """
 
     def __init__(
-        self, engine: Engine, padded: Sequence[PaddedInput], on_padding: OnPadding, outputs: tuple[TensorSpec, ...]
+        self,
+        engine: Engine,
+        padded: Sequence[PaddedInput],
+        on_padding: OnPadding,
+        outputs: tuple[TensorSpec, ...],
+        shapes: Shapes,
     ) -> None:
         self._engine = engine
         self._padded = padded
         self._on_padding = on_padding
+        self._shapes = shapes
         self._lengths: I64 = np.array(shared_lengths(padded), np.int64)
         self._longest = max(each.max_length for each in padded)
         self._made = {spec.name for each in padded for spec in (each.input, each.mask) if spec is not None}
@@ -93,8 +107,8 @@ class BucketedEngine:
             raise EngineError(f"the model's outputs change shape with the length of sequences: {error}") from error
 
     def warm(self, sizes: Sequence[int]) -> None:
-        """Run the shapes of `warm_shapes`, full of padding."""
-        for rows, length in warm_shapes(sizes, self._lengths.tolist() or [self._longest]):
+        """Run the shapes of these batch sizes, full of padding."""
+        for rows, length in self._shapes(sizes, self._lengths.tolist() or [self._longest]):
             values = self._engine.infer(_padding(self._engine.signature, self._padded, rows, length))
             check_outputs(self._signature.outputs, [values[spec.name] for spec in self._signature.outputs], rows)
 
@@ -139,6 +153,11 @@ def warm_shapes(sizes: Sequence[int], lengths: Sequence[int]) -> list[tuple[int,
         *((rows, length) for length in lengths[:-1] for rows in edges),
         *((rows, lengths[-1]) for rows in sizes),
     ]
+
+
+def all_shapes(sizes: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Every batch size with every length."""
+    return list(product(sizes, lengths))
 
 
 def _summed_up(engine: Engine, padded: Sequence[PaddedInput]) -> tuple[TensorSpec, ...]:

@@ -126,6 +126,12 @@ def test_every_length_and_every_size_is_warmed_and_the_runs_are_a_sum():
     assert warm_shapes([1], [8]) == [(1, 8)]
 
 
+def test_a_device_that_works_by_shape_is_warmed_in_every_one():
+    recorder = Recorder("tokens")
+    bucketed(recorder.engine, [padded(max_length=16)], ignore, every_shape=True).warm([1, 2, 4])
+    assert [given["tokens"].shape for given in recorder.given] == [(n, length) for n in (1, 2, 4) for length in (8, 16)]
+
+
 def test_an_engine_without_sequences_is_left_alone():
     engine = Recorder("tokens").engine
     assert bucketed(engine, [], ignore) is engine
