@@ -168,9 +168,8 @@ class FolderRepository:
             RegistryError: the number is taken by other content, or a name is no name.
         """
         _check_names(name, alias, version)
-        self._root.mkdir(parents=True, exist_ok=True)
         origin = _origin(source)
-        with staged(self._root) as stage:
+        with _writing(self._root), staged(self._root) as stage:
             path = _fetched(source, stage, max_bytes)
             folder = stage / "version"
             folder.mkdir()
@@ -181,9 +180,7 @@ class FolderRepository:
                 _assemble(found, folder, trust=trust, metrics=metrics or {}, source=text)
                 self._read(folder, name, "")
             with locked(self._root):
-                number = self._place(folder, name, version)
-                if alias is not None:
-                    self._write_alias(name, alias, number)
+                number = self._place(folder, name, version, alias)
         return self.resolve(name, str(number))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
@@ -195,18 +192,19 @@ class FolderRepository:
         """
         _check_names(name, alias, version)
         pick_version(name, str(version), self.versions(name), {})
-        with locked(self._root):
-            self._write_alias(name, alias, version)
+        with _writing(self._root), locked(self._root):
+            _write_aliases(self._root / name, self.aliases(name) | {alias: version})
 
     def _read(self, folder: Path, name: str, version: str) -> ModelVersion:
         return read_version(folder, name, version, custom_operators=self._custom_operators)
 
-    def _place(self, folder: Path, name: str, wanted: int | None) -> int:
-        """Put a version where readers look, under its number. The lock is held."""
+    def _place(self, folder: Path, name: str, wanted: int | None, alias: str | None) -> int:
+        """Put a version where readers look, under its number and alias. The lock is held."""
         home = self._root / name
         with contextlib.suppress(FileExistsError):
             home.mkdir()
             sync(self._root)
+        aliases = _aliases(home)
         number = wanted or max(_numbers(home), default=0) + 1
         target = home / str(number)
         if not target.exists():
@@ -219,11 +217,9 @@ class FolderRepository:
                 model=name,
                 version=str(number),
             )
+        if alias is not None:
+            _write_aliases(home, aliases | {alias: number})
         return number
-
-    def _write_alias(self, name: str, alias: str, version: int) -> None:
-        folder = self._root / name
-        write(folder / ALIASES, render_aliases(_aliases(folder) | {alias: version}))
 
     def _folder(self, name: str) -> Path:
         folder = self._root / name
@@ -259,6 +255,10 @@ def _aliases(folder: Path) -> dict[str, int]:
     return parse_aliases(small_text(path), str(path))
 
 
+def _write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
+    write(folder / ALIASES, render_aliases(aliases))
+
+
 def _fetched(source: str | Path, stage: Path, max_bytes: int) -> Path:
     """The source as a path; a URL is fetched into the stage."""
     if not is_url(source):
@@ -273,15 +273,26 @@ def _origin(source: str | Path) -> str:
 
 
 @contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """A repository that cannot be written to is told as such."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RegistryError(f"repository {root} cannot be written to: {error}") from error
+
+
+@contextlib.contextmanager
 def _as_named(names: Mapping[Path, str]) -> Iterator[None]:
     """Errors speak of what the caller named, not of copies in the stage. Every path is absolute."""
     try:
         yield
-    except (RegistryError, OSError) as error:
+    except RegistryError as error:
         text = str(error)
         for path, shown in names.items():
             text = text.replace(str(path), shown)
-        raise (type(error) if isinstance(error, RegistryError) else RegistryError)(text) from error
+        error.args = (text,)
+        raise
 
 
 def _assemble(found: Source, folder: Path, *, trust: bool, metrics: Mapping[str, float], source: str) -> None:

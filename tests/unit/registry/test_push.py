@@ -183,6 +183,20 @@ def test_an_alias_moves_at_once_and_only_to_what_is_there(repository, model):
     assert repository.resolve("m", "stable").version == "2"
 
 
+def test_a_push_under_aliases_that_make_no_sense_leaves_nothing(repository, model, tmp_path):
+    repository.push("m", model)
+    (tmp_path / "models" / "m" / "aliases.yaml").write_text("stable: x")
+    with pytest.raises(ModelCorrupt, match=r"aliases\.yaml"):
+        repository.push("m", model, alias="canary")
+    assert repository.versions("m") == [1]
+
+
+def test_a_repository_that_cannot_be_written_to_says_so(model, tmp_path):
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(RegistryError, match=r"models cannot be written to: .*File exists"):
+        FolderRepository(tmp_path / "models").push("m", model)
+
+
 @pytest.mark.parametrize("name", ["../m", "M", "", ".push-x", "a/b", "a\0"])
 def test_a_name_that_is_no_name_is_refused(repository, model, name):
     with pytest.raises(RegistryError, match="cannot be a model's name"):
