@@ -6,6 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from streamserve.batch import EventBatch, ModelIdentity, PredictionBatch
 from streamserve.codecs.prediction import JsonPredictionEncoder
@@ -194,3 +197,27 @@ def test_an_empty_batch_gives_no_records():
 def test_output_settings_that_do_not_fit_are_refused(output, words):
     with pytest.raises(ContractError, match=words):
         encode({"p": np.zeros(1), "v": np.zeros((1, 2))}, [spec("p"), spec("v", "float32", 2)], **output)
+
+
+@given(
+    rows=st.integers(0, 3),
+    axes=st.lists(st.integers(0, 3), max_size=4),
+    dtype=st.sampled_from(["float32", "float64", "float16", "int8", "uint64", "int64", "bool", "str"]),
+    data=st.data(),
+)
+def test_outputs_of_any_rank_and_dtype_are_written_as_they_are(rows, axes, dtype, data):
+    shape = (rows, *axes)
+    if dtype == "str":
+        values = arrays.arrays(object, shape, elements=st.text(max_size=4).filter(str.isprintable))
+    elif dtype.startswith("float"):
+        values = arrays.arrays(dtype, shape, elements={"allow_nan": False, "allow_infinity": False})
+    else:
+        values = arrays.arrays(dtype, shape)
+    made = data.draw(values)
+    out, rejects = encode({"y": made}, [spec("y", dtype, *axes)])
+    assert not rejects
+    single = all(axis == 1 for axis in axes)
+    written = [json.loads(value)["outputs"]["y"] for value in out.value]
+    expected = made.reshape(rows).tolist() if single else made.tolist()
+    kind = np.float32 if dtype == "float16" else made.dtype
+    assert np.array(written, kind).tolist() == np.array(expected, kind).tolist()
