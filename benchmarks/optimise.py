@@ -37,7 +37,7 @@ SIZES = (784, 2048, 2048, 10)
 DECAY = 1.0
 DEAD = 0.1
 DIMENSIONS = 40
-CONFIDENCE = 10
+CONFIDENCE = 5
 ROWS = 6000
 CPU = EngineSettings(device="cpu")
 METHODS = (
@@ -91,7 +91,7 @@ def clusters(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarra
     basis = shape.normal(size=(DIMENSIONS, SIZES[0])) / np.sqrt(DIMENSIONS)
     centres = shape.normal(size=(SIZES[-1], DIMENSIONS))
     labels = random.integers(0, SIZES[-1], n)
-    within = centres[labels] + random.normal(0, 0.6, (n, DIMENSIONS))
+    within = centres[labels] + random.normal(0, 0.8, (n, DIMENSIONS))
     return within @ basis + random.normal(0, 0.05, (n, SIZES[0])), labels
 
 

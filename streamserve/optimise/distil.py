@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 MIN_ROWS: Final = 100
-BATCH: Final = 512
+BATCHES: Final = (32, 512)
+"""Fewest and most rows a step: few rows are seen in small batches, so that an epoch has steps enough."""
+STEPS: Final = 50
 RATE: Final = 3e-3
 HELD_BACK: Final = 10
 """One row in so many."""
@@ -144,11 +146,12 @@ def _train(learn: Lesson, exam: Lesson, heads: Sequence[Head], wish: Wish) -> tu
     held_x, held_y = torch.from_numpy(exam.features), torch.from_numpy(exam.targets)
     network = _network((x.shape[1], *wish.hidden, y.shape[1]), generator)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
-    steps = wish.epochs * -(-len(x) // BATCH)
+    batch = min(max(len(x) // STEPS, BATCHES[0]), BATCHES[1])
+    steps = wish.epochs * -(-len(x) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     best, layers, best_epoch = float("inf"), _layers(network), 0
     for epoch in range(1, wish.epochs + 1):
-        for part in torch.randperm(len(x), generator=generator).split(BATCH):
+        for part in torch.randperm(len(x), generator=generator).split(batch):
             optimizer.zero_grad()
             _loss(network(x[part]), y[part], heads).backward()
             optimizer.step()
