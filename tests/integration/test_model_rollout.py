@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -90,10 +92,10 @@ class Pipeline:
     def predictions(self):
         """Every prediction, once all events have one."""
         found = []
-        for _ in range(100):
+        deadline = time.monotonic() + 60
+        while len(found) < self.events and time.monotonic() < deadline:
             found = [json.loads(message.value()) for message in read_all(self.bootstrap, f"{self.name}.predictions")]
-            if len(found) >= self.events:
-                break
+            time.sleep(0.2)
         assert len(found) == self.events
         return found
 
@@ -156,6 +158,34 @@ def test_the_life_of_a_version(served):
     ]  # fmt: skip
     assert (history[1]["by"], history[1]["why"]) == ("ann", "the tried one")
     assert served.told("history", "--limit", "1") == history[-1:]
+
+
+def test_a_key_keeps_its_version_after_a_restart_and_on_another_worker(pipeline, tmp_path):
+    """400 keys on a canary of 10 %, each three times: by one worker, by two after a restart, on other partitions."""
+    pipeline.model("promote", "1")
+    pipeline.model("canary", "2", "--weight", "0.1")
+    keys = [f"key-{n}" for n in range(400)]
+    for slot, workers, shift in (("first", 1, 0), ("second", 2, 0), ("third", 2, 1)):
+        records = [
+            {"key": key, "value": b'{"id":"%s","x":1}' % key.encode(), "partition": (n + shift) % 2}
+            for n, key in enumerate(keys)
+        ]
+        command = ["streamserve", "run", "--slot", slot, "--workers", str(workers)]
+        log = tmp_path / f"{slot}.log"
+        with running(command, tmp_path, pipeline.env, log) as process:
+            wait_ready(int(pipeline.env["STREAMSERVE_HTTP__PORT"]), process, log)
+            produce(pipeline.bootstrap, f"{pipeline.name}.events", records)
+            pipeline.events += len(records)
+            pipeline.predictions()
+            drained(process, log)
+    by_key, partitions = defaultdict(list), defaultdict(set)
+    for prediction in pipeline.predictions():
+        by_key[prediction["id"]].append(prediction["version"])
+        partitions[prediction["id"]].add(prediction["source"]["partition"])
+    assert all(len(versions) == 3 and len(set(versions)) == 1 for versions in by_key.values())
+    assert all(len(seen) == 2 for seen in partitions.values())
+    on_canary = sum(versions[0] == "2" for versions in by_key.values())
+    assert abs(on_canary - 40) <= 5 * math.sqrt(400 * 0.1 * 0.9)
 
 
 def test_a_worker_that_cannot_load_a_version_keeps_the_old_one_and_says_why(served):

@@ -44,3 +44,17 @@ def test_the_samples_topic_has_partitions_and_a_limit(embedded_kafka):
     facts = topic_facts(settings)
     assert facts.partitions["memory.samples"] == 3
     assert facts.max_bytes["memory.samples"] == DEFAULT_MAX_MESSAGE_BYTES - RECORD_OVERHEAD_BYTES
+
+
+def test_with_rollouts_their_topics_must_be_there_and_have_limits(embedded_kafka):
+    for topic in ("events", "predictions", "dead"):
+        embedded_kafka.create_topic(topic, 1)
+    settings = memory_settings([{"name": "x"}], kafka={"bootstrap.servers": embedded_kafka.bootstrap}, rollout={})
+    missing = r"topic memory\.rollout, memory\.shadow does not exist; .* or the names in the rollout block"
+    with pytest.raises(ContractError, match=missing):
+        topic_facts(settings)
+    embedded_kafka.create_topic("memory.rollout", 1)
+    embedded_kafka.create_topic("memory.shadow", 2)
+    facts = topic_facts(settings)
+    assert (facts.partitions["memory.rollout"], facts.partitions["memory.shadow"]) == (1, 2)
+    assert {"memory.rollout", "memory.shadow"} <= facts.max_bytes.keys()
