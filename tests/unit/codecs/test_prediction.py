@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -205,6 +206,7 @@ def test_output_settings_that_do_not_fit_are_refused(output, words):
     dtype=st.sampled_from(["float32", "float64", "float16", "int8", "uint64", "int64", "bool", "str"]),
     data=st.data(),
 )
+@examples(deadline=None)
 def test_outputs_of_any_rank_and_dtype_are_written_as_they_are(rows, axes, dtype, data):
     shape = (rows, *axes)
     if dtype == "str":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from streamserve.batch import EventBatch, FeatureBatch, ModelIdentity, PredictionBatch, ragged
@@ -125,6 +126,7 @@ def test_rows_that_the_function_names_are_rejected_with_its_words_and_it_is_call
 
 
 @given(st.lists(st.booleans(), max_size=40))
+@examples(deadline=None)
 def test_whatever_rows_a_function_fails_on_they_alone_are_rejected(bad):
     def hook(tensors):
         if (tensors["x"][:, 0] < 0).any():
