@@ -33,6 +33,7 @@ class Reader(threading.Thread):
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
         super().__init__(daemon=True)
+        self._topic = topic
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -61,6 +62,15 @@ class Reader(threading.Thread):
                     self.due_ns.append(int(due))
                     self.read_ns.append(now_ns)
 
+    def end(self, partition: int) -> int:
+        """The topic's end offset of a partition; before the thread is started."""
+        ends: tuple[int, int] = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=10)
+        return ends[1]
+
+    def close(self) -> None:
+        """Let go of a reader that was never started."""
+        self._consumer.close()
+
     def stop(self) -> None:
         self._stopping.set()
         self.join(5)
@@ -84,8 +94,8 @@ def measure(
     reader.start()
     try:
         producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
-        _until_first(producer, reader, topic, vector)
-        sent = _send(producer, topic, partitions, rate, WARM_S + seconds, vector)
+        until_first(producer, reader, topic, vector)
+        sent = send(producer, topic, partitions, rate, WARM_S + seconds, vector)
         deadline = time.monotonic() + DRAIN_S
         while len(reader.due_ns) < sent and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -101,7 +111,8 @@ def measure(
     return Latency(events=len(latency_ms), p50_ms=p50, p95_ms=p95, p99_ms=p99)
 
 
-def _until_first(producer: Producer, reader: Reader, topic: str, vector: str) -> None:
+def until_first(producer: Producer, reader: Reader, topic: str, vector: str) -> None:
+    """Send until a prediction comes back."""
     deadline = time.monotonic() + 60
     while not reader.due_ns:
         if time.monotonic() > deadline:
@@ -111,7 +122,8 @@ def _until_first(producer: Producer, reader: Reader, topic: str, vector: str) ->
         time.sleep(0.2)
 
 
-def _send(producer: Producer, topic: str, partitions: int, rate: int, seconds: float, vector: str) -> int:
+def send(producer: Producer, topic: str, partitions: int, rate: int, seconds: float, vector: str) -> int:
+    """An open loop of `rate` events a second. Returns: how many were sent."""
     start_ns = time.time_ns()
     step_ns = 1e9 / rate
     total = int(rate * seconds)

@@ -44,8 +44,8 @@ def ffnn(seed: int = 0) -> onnx.ModelProto:
 def deep(layers: int = 64, width: int = 1024, seed: int = 0) -> onnx.ModelProto:
     """A perceptron that is slow and not large: `x` float32[n, 16] -> `probability` float32[n, 1].
 
-    All hidden layers share one matrix of width by width, so that it costs 2 * layers * width^2 operations a row and stays
-    in the cache; with the defaults 134 million, some milliseconds on one thread.
+    All hidden layers share one matrix of width by width, so that it costs 2 * layers * width^2 operations a row and
+    stays in the cache; with the defaults 134 million, some milliseconds on one thread.
     """
     generator = np.random.default_rng(seed)
 

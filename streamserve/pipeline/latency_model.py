@@ -45,10 +45,13 @@ REFIT_EVERY = 8
 MAD_TO_SIGMA = 1.4826
 """Standard deviations in a median absolute deviation, of a normal distribution."""
 SIGMAS = 3.0
+MOST_MARGIN = 3.0
+"""A p99 is at most so many times the usual: on a machine that is not its own, smaller batches would not help."""
 ANY_ROWS = 1 << 30
 """More than any batch has."""
-NEARLY_BEST = 0.98
-"""A batch this near to the best throughput is as good, and shorter."""
+NEARLY_BEST = 0.995
+"""A batch this near to the best throughput is as good, and shorter. Not nearer: what a batch costs in other threads is
+not in its seconds."""
 
 Timing = tuple[int, float]
 """Rows of a batch, and the seconds that it took."""
@@ -82,7 +85,14 @@ class Line:
 
     def rows_within(self, budget_s: float) -> int:
         """Most rows that a batch may have to end within `budget_s`, 99 times in 100; never less than 1."""
-        left_s = budget_s / self.margin - self.batch_s
+        return self._rows(budget_s / self.margin)
+
+    def rows_typically_within(self, budget_s: float) -> int:
+        """Most rows of a batch that usually ends within `budget_s`; never less than 1."""
+        return self._rows(budget_s / self.level)
+
+    def _rows(self, base_s: float) -> int:
+        left_s = base_s - self.batch_s
         if left_s < self._base_s(max(1, self.only)) - self.batch_s:
             return 1
         return int(min(ANY_ROWS, left_s / self.row_s)) if self.row_s > 0 else ANY_ROWS
@@ -163,7 +173,7 @@ class LatencyModel:
         ratios = np.array([seconds / line.typical_s(rows) for rows, seconds in self._recent])
         level = float(np.median(ratios))
         spread = MAD_TO_SIGMA * float(np.median(np.abs(ratios - level)))
-        return Line(line.row_s, line.batch_s, level, level + SIGMAS * spread, line.only)
+        return Line(line.row_s, line.batch_s, level, min(level + SIGMAS * spread, MOST_MARGIN * level), line.only)
 
 
 def _straight(x: F64, y: F64) -> tuple[float, float]:

@@ -7,7 +7,8 @@ waits for two (Nexus, SOSP 2019). Three cases:
 
 * the oldest record can still make it: `T99(n) <= (left - commit) / 2`;
 * it cannot: it bounds nothing any more, since a smaller batch would not save it and would make those behind it late
-  too; the batch is then that of a fresh record, `T99(n) <= (slo - commit) / 2`;
+  too; the batch is then that of a fresh record, and as there is no promise to keep, without pessimism:
+  `T(n) <= (slo - commit) / 2`;
 * it is older than `catch_up_lag_s`: the worker catches up, with the batch of the best throughput, until for a second no
   record was older than the goal.
 
@@ -23,7 +24,7 @@ from collections import deque
 
 from streamserve.batch import RecordBatch
 from streamserve.clock import Clock
-from streamserve.pipeline.latency_model import LatencyModel, Line
+from streamserve.pipeline.latency_model import LatencyModel
 from streamserve.pipeline.serving import Deployment
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.versions import VersionMetrics
@@ -110,7 +111,12 @@ class SloPlanner:
             return self._max_rows
         if self._catching_up:
             return line.best_throughput_rows(self._max_rows)
-        return max(1, min(self._max_rows, line.rows_within(self._budget_s(left_s, line))))
+        left_s -= self._commit_s
+        if left_s < line.typical_s(1):
+            rows = line.rows_typically_within((self._slo_s - self._commit_s) / 2)
+        else:
+            rows = line.rows_within(left_s / 2)
+        return min(self._max_rows, rows)
 
     def wait_s(self, due_s: float, now_s: float, rows: int) -> float:
         """How long a batch of `rows` may wait for company and still be within the bound."""
@@ -125,12 +131,6 @@ class SloPlanner:
             if timings:
                 self._model = LatencyModel(timings)
         self._model.observe(rows, seconds)
-
-    def _budget_s(self, left_s: float, line: Line) -> float:
-        left_s -= self._commit_s
-        if left_s < line.typical_s(1):
-            left_s = self._slo_s - self._commit_s
-        return left_s / 2
 
     def _look(self, age_s: float, now_s: float) -> None:
         if age_s > self._slo_s:

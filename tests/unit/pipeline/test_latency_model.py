@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamserve.pipeline.latency_model import LatencyModel, Line
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
+unhurried = settings(deadline=None, max_examples=40)
 row_seconds = st.floats(1e-6, 5e-3)
 batch_seconds = st.floats(1e-5, 2e-2)
 budgets = st.floats(-1.0, 100.0)
@@ -39,6 +40,7 @@ def taught(a_s, b_s, seed, *, noise=0.0, outliers=0.0, batches=200, sizes=SIZES)
     return model.line
 
 
+@unhurried
 @given(row_seconds, batch_seconds, st.integers(0, 2**32))
 def test_exact_timings_are_recovered(a_s, b_s, seed):
     line = taught(a_s, b_s, seed)
@@ -47,6 +49,7 @@ def test_exact_timings_are_recovered(a_s, b_s, seed):
     assert (line.level, line.margin) == (pytest.approx(1, rel=1e-3), pytest.approx(1, rel=1e-2))
 
 
+@unhurried
 @given(row_seconds, batch_seconds, st.integers(0, 2**32))
 def test_noise_and_one_outlier_in_twenty_move_no_prediction_far(a_s, b_s, seed):
     line = taught(a_s, b_s, seed, noise=0.03, outliers=0.05)
@@ -55,6 +58,7 @@ def test_noise_and_one_outlier_in_twenty_move_no_prediction_far(a_s, b_s, seed):
     assert line.row_s == pytest.approx(a_s, rel=0.25) or line.row_s * 512 < 0.25 * b_s
 
 
+@unhurried
 @given(row_seconds, batch_seconds, st.integers(0, 2**32))
 def test_a_p99_is_above_nearly_all_batches_and_not_far_above_without_outliers(a_s, b_s, seed):
     line = taught(a_s, b_s, seed, noise=0.05)
@@ -92,12 +96,20 @@ def test_a_batch_never_gets_shorter_by_more_rows(line, one, other):
 def test_the_best_throughput_is_all_but_that_of_the_largest_batch(line, most):
     rows = line.best_throughput_rows(most)
     assert 1 <= rows <= most
-    assert rows / line.typical_s(rows) >= 0.979 * most / line.typical_s(most)
+    assert rows / line.typical_s(rows) >= 0.994 * most / line.typical_s(most)
 
 
 def test_without_a_cost_of_the_batch_a_single_row_is_as_good_as_many():
     assert Line(1e-3, 0.0).best_throughput_rows(512) == 1
-    assert Line(0.0, 1e-3).best_throughput_rows(512) == 502  # 98 % of 512
+    assert Line(0.0, 1e-3).best_throughput_rows(512) == 510  # 99.5 % of 512
+
+
+def test_a_noisy_machine_does_not_make_batches_vanish():
+    noisy = LatencyModel([(1, 2e-3), (64, 65e-3)])
+    for seconds in 0.017 * np.random.default_rng(1).lognormal(0, 1.5, 64):
+        noisy.observe(16, seconds)
+    assert noisy.line.margin == 3 * noisy.line.level
+    assert noisy.line.rows_typically_within(1.0) > noisy.line.rows_within(1.0) > 1
 
 
 def test_a_model_without_timings_knows_nothing():
