@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from streamserve.batch import Tensors
-from streamserve.config.settings import PipelineSettings
+from streamserve.config.settings import PipelineSettings, VectorSettings
 from streamserve.errors import ContractError
 from streamserve.ports import Signature, TensorSpec
 
@@ -28,6 +28,7 @@ def inputs_of_file(path: Path, settings: PipelineSettings | None, signature: Sig
     """
     if settings is None:
         return _arrays(path, signature, limit)
+    _check_plain(settings)
     from streamserve.cli.drift_files import file_parts
     from streamserve.enrich.features import FeatureEnricher
 
@@ -49,6 +50,7 @@ def inputs_of_samples(
     settings: PipelineSettings, topic: str | None, signature: Signature, limit: int, stop: Callable[[], bool]
 ) -> Tensors:
     """The newest recorded rows, as inputs of a model. Raises: StreamServeError."""
+    _check_plain(settings)
     from streamserve.recorded.reading import recorded_inputs
 
     found = recorded_inputs(settings, signature, rows=limit, topic=topic, stop=stop)
@@ -56,6 +58,18 @@ def inputs_of_samples(
         reasons = ", ".join(f"{feature}: {reason}" for _, reason, feature in found.rejected)
         raise ContractError(f"none of the recorded rows can be given to the model ({reasons})")
     return found.inputs
+
+
+def _check_plain(settings: PipelineSettings) -> None:
+    """Whether features alone make the inputs. Raises: ContractError."""
+    features = [] if isinstance(settings.features, VectorSettings) else settings.features
+    what = "hooks.before makes" if settings.hooks.before is not None else ""
+    what = what or ("sequences, padded by the batch, make" if any(feature.sequence for feature in features) else "")
+    if what:
+        raise ContractError(
+            f"{what} the model's inputs, which events alone do not tell: give them as they reach the model, in an .npz"
+            " file with an array per input (--rows), and name the --repository instead of the configuration"
+        )
 
 
 def _arrays(path: Path, signature: Signature, limit: int) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -139,6 +140,18 @@ def test_events_of_the_flights_pipeline_are_rows_and_trees_are_told_apart(run, t
     assert said["outputs"][0]["max"] == 0
     pushed = FolderRepository(tmp_path / "models").resolve("flight-delay", said["version"])
     assert pushed.manifest.source == "optimize ort of version 1"
+
+
+def test_inputs_that_events_do_not_tell_must_be_given_as_they_are(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flights_folder(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "hook.py").write_text("def before(inputs):\n    return inputs\n")
+    digest = hashlib.sha256((tmp_path / "hook.py").read_bytes()).hexdigest()
+    with (tmp_path / "streamserve.yaml").open("a") as file:
+        file.write(f"hooks: {{before: {{path: hook.py, sha256: {digest}, function: before}}}}\n")
+    _, err = run("flight-delay", "--by", "ort", "--rows", "rows.jsonl", code=78)
+    assert "hooks.before makes the model's inputs" in err
 
 
 @pytest.mark.torch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamserve.config.drift_settings import DriftSettings
-from streamserve.config.settings import FeatureSettings, VectorSettings
+from streamserve.config.settings import FeatureSettings, SequenceSettings, VectorSettings
 from streamserve.drift.chunk import TextColumn
 from streamserve.errors import ConfigError, ContractError
 from streamserve.ports import Signature, TensorSpec
@@ -123,3 +123,9 @@ def test_personal_features_are_no_inputs_any_more():
     pii = DriftSettings().model_copy(update={"pii": {"c": "hash", "key": "hash"}})
     with pytest.raises(ConfigError, match=r"drift\.pii hashes or drops c in the samples"):
         recorded_rows([sample_chunk(rows=2, columns=columns(2))], settings(drift=pii), SIGNATURE, rows=10)
+
+
+def test_of_sequences_only_the_lengths_are_recorded():
+    features = [FeatureSettings(name="words", dtype="string", sequence=SequenceSettings(max_length=8))]
+    with pytest.raises(ConfigError, match=r"of sequences \(words\) the samples hold the lengths alone"):
+        recorded_rows([sample_chunk(rows=2, columns=columns(2))], settings(features), SIGNATURE, rows=10)
