@@ -116,6 +116,7 @@ class ModelMonitor:
         self._served_ms: dict[str, int] = {}
         self._first_ms: dict[str, int | None] = {}
         self._learned: dict[str, Reference] = {}
+        self._stable = ""
         self.told: deque[dict[str, Any]] = deque(maxlen=MAX_TOLD)
         self.traffic = Traffic()
         self.counts = Counts()
@@ -258,9 +259,11 @@ class ModelMonitor:
         watch = self.versions.get(chunk.version)
         if watch is not None:
             self._follow_reference(watch, chunk.reference)
-            if watch.identity.role != chunk.role:
+            changed = watch.identity.role != chunk.role
+            if changed:
                 watch.identity = replace(watch.identity, role=chunk.role)
-                self._set_beside()
+            if changed or (chunk.role == "stable" and chunk.version != self._stable):
+                self._set_beside(chunk)
             return watch
         if len(self.versions) >= MAX_VERSIONS:
             quiet = min(self.versions, key=lambda version: self.versions[version].newest_ms)
@@ -274,7 +277,7 @@ class ModelMonitor:
         if chunk.version in self._first_ms:
             watch.first_ms = self._first_ms[chunk.version]
         self.versions[chunk.version] = watch
-        self._set_beside()
+        self._set_beside(chunk)
         return watch
 
     def _follow_reference(self, watch: VersionWatch, wanted: str) -> None:
@@ -291,10 +294,12 @@ class ModelMonitor:
             if len(self._unknown) < MAX_UNKNOWN:
                 self._unknown.add(asked)
 
-    def _set_beside(self) -> None:
-        """Canaries are compared with the newest stable version that has a reference."""
-        stable = [each for each in self.versions.values() if each.identity.role == "stable" and each.reference]
-        newest = max(stable, key=lambda each: each.newest_ms, default=None)
+    def _set_beside(self, chunk: SampleChunk | None = None) -> None:
+        """Canaries are compared with the version that is stable by the newest chunk, if it has a reference."""
+        if chunk is not None and chunk.role == "stable":
+            self._stable = chunk.version
+        stable = self.versions.get(self._stable)
+        newest = stable if stable is not None and stable.reference is not None else None
         for watch in self.versions.values():
             if watch.identity.role != "canary" or newest is None:
                 watch.beside = None

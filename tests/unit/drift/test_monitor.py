@@ -147,6 +147,21 @@ def test_a_canary_is_compared_with_the_stable_version():
     assert "x" in {reason["column"] for reason in alerts[0]["reasons"]}
 
 
+def test_a_canary_is_compared_with_whatever_is_stable_by_now():
+    """Versions 3 and 4 were both stable and canary before; the newest chunk says who is what."""
+    stream = Stream(20, 50, seed=7)
+    watch = Monitor(settings(), Fixed(frozen()))
+    roles = [("3", "stable"), ("4", "canary"), ("4", "stable"), ("5", "canary"), ("3", "stable"), ("5", "canary")]
+    for i, (version, role) in enumerate(roles):
+        feed(watch, [stream.chunk(i * 100, i * 100 + 100, version=version, role=role)], i)
+    versions = watch.models[MODEL].versions
+    assert versions["5"].beside.watch is versions["3"]
+    assert versions["4"].beside is None
+    feed(watch, [stream.chunk(600, 700, version="4", role="stable")], 6)
+    assert versions["5"].beside.watch is versions["4"]
+    assert versions["3"].beside is None
+
+
 def test_whatever_the_bytes_nothing_is_raised():
     watch = monitor()
     good = encode(Stream(10, 100, seed=9).chunk(0, 400))
