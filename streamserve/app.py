@@ -102,6 +102,7 @@ class Slot:
     @contextlib.contextmanager
     def _build(self, metrics: VersionMetrics, health: Health, served: Served) -> Iterator[Worker]:
         from streamserve.codecs import build_decoder
+        from streamserve.engines.gpu_memory import gpu_memory
 
         settings, clock, log = self._settings, self._clock, self._log
         # Found before any broker is asked; the version that will serve, unless a rollout says otherwise.
@@ -176,8 +177,12 @@ class Slot:
                 switch_points=SwitchPoints(rollout_topics(settings).control, self._name) if follower else None,
             )
 
+            gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
+
             def report(statistics: KafkaStatistics) -> None:
                 worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
+                if gpu_used is not None:
+                    metrics.now.gpu_memory_used_bytes.set(gpu_used())
 
             yield worker
 
