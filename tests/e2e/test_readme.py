@@ -12,7 +12,7 @@ from tests.markdown import ROOT, blocks, commands
 from tests.pipelines import environment
 
 README = ROOT / "README.md"
-TRY, SESSION, DRIFT = blocks("sh", pages=[README])
+TRY, SESSION, DRIFT, ROLLOUT = blocks("sh", pages=[README])
 
 
 def test_it_is_short():
@@ -30,6 +30,12 @@ def test_its_fault_is_one_that_the_demo_knows():
     ((script, option, fault),) = commands(DRIFT.text)
     assert (script, option) == ("scripts/demo", "--inject")
     assert fault in list(Fault)
+
+
+def test_its_rollout_is_of_commands_that_there_are():
+    verbs = [words[2] for words in commands(ROLLOUT.text)]
+    assert verbs == ["push", "canary", "report", "promote"]
+    assert all(words[:2] == ["streamserve", "model"] for words in commands(ROLLOUT.text))
 
 
 def test_numbers_of_speed_are_in_one_place():
