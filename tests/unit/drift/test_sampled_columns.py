@@ -133,3 +133,31 @@ def test_a_vector_field_is_one_column():
     predictions = batch(line(0, 0, 3), fields={"v": vectors}, outputs={"probability": np.zeros((3, 1))}).predictions
     found = SampledColumns.of(settings, settings.drift, OUTPUTS[:1]).take(predictions, [0, 1, 2])
     np.testing.assert_array_equal(found["v"], vectors)
+
+
+def test_of_a_sequence_its_length_is_sampled_unless_it_is_personal():
+    settings = PipelineSettings.model_validate(
+        {
+            "pipeline": "p",
+            "kafka": {},
+            "input": {"topics": ["events"]},
+            "features": [
+                {"name": "words", "dtype": "string", "sequence": {"max_length": 4}},
+                {"name": "x"},
+                {"name": "secret", "sequence": {"max_length": 4}},
+            ],
+            "model": {"name": "m"},
+            "output": {"topic": "out"},
+            "dead_letter": {"topic": "dead"},
+            "drift": {"pii": {"secret": "drop"}},
+        }
+    )
+    words = np.empty(4, object)
+    words[:] = [np.array(["a", "b"], object), None, np.array([], object), np.array(["c"], object)]
+    columns = SampledColumns.of(settings, settings.drift, [TensorSpec(name="y", dtype="float32", shape=(-1, 1))])
+    assert columns.names == ["x", "words.length", "output.y"]
+    fields = {"words": words, "x": np.arange(4.0), "secret": words}
+    for at in ([0, 1, 2, 3], [0, 1, 3]):
+        found = columns.take(batch(line(0, 0, 4), fields=fields).predictions, at)
+        np.testing.assert_array_equal(found["words.length"], np.array([2, np.nan, 0, 1])[at])
+        assert found["words.length"].dtype == np.float64
