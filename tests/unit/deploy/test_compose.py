@@ -88,8 +88,9 @@ def test_the_dockerfile_passes_hadolint():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_both_images_differ_in_their_packages_alone():
-    cpu, gpu = stages()["worker-cpu"], stages()["worker-gpu"]
+@pytest.mark.parametrize("other", ["gpu", "torch"])
+def test_the_workers_images_differ_in_their_packages_alone(other):
+    cpu, gpu = stages()["worker-cpu"], stages()[f"worker-{other}"]
     assert set(OURS) >= {"worker", "worker-gpu", "sidecar", "topics", "demo"}
     for instruction in ("USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"):
         assert cpu[instruction] == gpu[instruction], instruction
@@ -117,7 +118,7 @@ def test_the_sidecars_packages_are_no_others_than_those_that_the_tests_run_with(
     assert not any(package.startswith("onnxruntime") for package in packages("sidecar"))
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu", "sidecar"])
+@pytest.mark.parametrize("target", ["cpu", "gpu", "torch", "sidecar"])
 def test_packages_come_from_the_lock_file_with_hashes(target):
     (install, *_) = stages()[f"packages-{target}"]["RUN"]
     assert "--require-hashes --only-binary=:all: -r /tmp/requirements.txt" in install
