@@ -1,14 +1,17 @@
-"""A worker slot whose engine dies of SIGSEGV when it meets a marked row: `streamserve.slot` with one method replaced.
+"""A worker slot whose engine fails for good on a marked row: `streamserve.slot` with one method replaced.
 
-With `--supervise CONFIG` it is the supervisor of two such slots instead.
+It dies of SIGSEGV, or with `ENGINE_FAULT=device` raises what a runtime raises when the GPU's context is void. With
+`--supervise CONFIG` it is the supervisor of two such slots instead.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import sys
 
+FAULT = "ENGINE_FAULT"
 MARK = 77.25
 """First feature of the row that brings the engine down."""
 
@@ -16,12 +19,15 @@ MARK = 77.25
 def arm() -> None:
     """Replace the engine's `infer`."""
     from streamserve.batch import Tensors
+    from streamserve.engines.faults import engine_error
     from streamserve.engines.onnx import OnnxEngine
 
     infer = OnnxEngine.infer
 
     def dies(self: OnnxEngine, inputs: Tensors) -> Tensors:
         if any((tensor[:, 0] == MARK).any() for tensor in inputs.values()):
+            if os.environ.get(FAULT) == "device":
+                raise engine_error(RuntimeError("CUDA failure 700: an illegal memory access was encountered"))
             ctypes.string_at(0)  # a real segmentation fault, as in native code
         return infer(self, inputs)
 

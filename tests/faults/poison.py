@@ -1,9 +1,10 @@
-"""Row D: one event in a hundred is bad; row I: one row in the topic brings the native engine down."""
+"""Row D: one event in a hundred is bad; row I: one row in the topic brings the native engine or the device down."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,8 @@ import msgspec
 import numpy as np
 import onnxruntime
 
-from tests.faults.crashing_slot import MARK
+from streamserve.worker.quarantine import DEVICE_FAULT_EXIT_CODE
+from tests.faults.crashing_slot import FAULT, MARK
 from tests.faults.observe import read_topic
 from tests.faults.oracle import Evidence, Verdict
 from tests.faults.scene import Scale, classic, made, scene
@@ -140,13 +142,18 @@ class MarkedEvents(JsonEvents):
         return key, partition, value
 
 
-def native_crash(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict:
-    """One event makes the engine die of a real SIGSEGV, under the real supervisor with two slots."""
+def native_crash(bootstrap: str, redis_url: str | None, scale: Scale, *, fault: str = "SIGSEGV") -> Verdict:
+    """One event makes the engine die, under the real supervisor with two slots.
+
+    Args:
+        bootstrap, redis_url, scale: as everywhere.
+        fault: a real `SIGSEGV`, or `device`: the runtime says that the GPU's context is void.
+    """
     marked = int(scale.rate * scale.seconds / 2)
     with (
         made(bootstrap, "segv", redis_url=redis_url, kafka=classic(scale.session_ms)) as target,
         scene(target, scale.rate, (), make=MarkedEvents(marked)) as stage,
-        Supervised(target) as supervised,
+        Supervised(target, fault) as supervised,
     ):
         stage.sleep_until(scale.seconds)
         verdict, evidence = stage.verdict()
@@ -156,7 +163,7 @@ def native_crash(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict
         "marked": f"s-{marked}",
         "dead_lettered": letters,
         "only_the_marked_row": [id_.rpartition("-")[0] for id_ in letters] == [f"s-{marked}"],
-        "crashes": supervised.log.read_text().count('"exit":"SIGSEGV","up_s"'),
+        "crashes": supervised.crashes(),
         "supervisor_code": code,
     }
     return verdict
@@ -165,20 +172,28 @@ def native_crash(bootstrap: str, redis_url: str | None, scale: Scale) -> Verdict
 class Supervised:
     """`streamserve run` with two slots whose engine can die; a context manager."""
 
-    def __init__(self, target: Pipeline) -> None:
+    def __init__(self, target: Pipeline, fault: str) -> None:
+        self._fault = fault
         self.log: Path = target.folder / "supervisor.log"
         self._command = [sys.executable, "-m", "tests.faults.crashing_slot", "--supervise", str(target.config)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env={**os.environ, FAULT: self._fault}
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    def crashes(self) -> int:
+        """How often a slot ended by the fault."""
+        ended = f"exit {DEVICE_FAULT_EXIT_CODE}" if self._fault == "device" else self._fault
+        return self.log.read_text().count(f'"exit":"{ended}","up_s"')
 
     def drain(self) -> int:
         assert self._process is not None

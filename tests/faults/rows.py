@@ -111,6 +111,23 @@ def _storm_row(name: str, protocol: str) -> Row:
     )
 
 
+def _crash_row(name: str, title: str, fault: str) -> Row:
+    return Row(
+        name=name,
+        title=title,
+        run=lambda services, scale: poison.native_crash(
+            services.kafka().bootstrap, services.redis_url(), scale, fault=fault
+        ),
+        full=Scale(seconds=40, rate=2000, faults=1),
+        short=Scale(seconds=10, rate=500, faults=1, session_ms=2000),
+        also=_unless(
+            ("not the marked row alone was dead-lettered", lambda notes: bool(notes["only_the_marked_row"])),
+            ("no engine crashed", lambda notes: bool(notes["crashes"])),
+            ("the supervisor did not exit with 0", lambda notes: notes["supervisor_code"] == 0),
+        ),
+    )
+
+
 def _swaps_row(name: str, title: str, *, kills: bool = False) -> Row:
     return Row(
         name=name,
@@ -190,18 +207,8 @@ ROWS = [
         full=Scale(seconds=60, rate=2000, faults=4, session_ms=10_000),
         short=Scale(seconds=10, rate=500, faults=1, session_ms=10_000),
     ),
-    Row(
-        name="I",
-        title="one row brings the native engine down (SIGSEGV)",
-        run=lambda services, scale: poison.native_crash(services.kafka().bootstrap, services.redis_url(), scale),
-        full=Scale(seconds=40, rate=2000, faults=1),
-        short=Scale(seconds=10, rate=500, faults=1, session_ms=2000),
-        also=_unless(
-            ("not the marked row alone was dead-lettered", lambda notes: bool(notes["only_the_marked_row"])),
-            ("no engine crashed", lambda notes: bool(notes["crashes"])),
-            ("the supervisor did not exit with 0", lambda notes: notes["supervisor_code"] == 0),
-        ),
-    ),
+    _crash_row("I", "one row brings the native engine down (SIGSEGV)", "SIGSEGV"),
+    _crash_row("I-device", "one row makes the device fail for good", "device"),
     _swaps_row("J", "versions swapped under load, one broken in each way, two at once"),
     _swaps_row("J-kills", "the same, with slots killed (SIGKILL) right after commands", kills=True),
 ]
