@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
-from streamserve.errors import BrokerUnavailable, ContractError, StreamServeError
+from streamserve.errors import BrokerUnavailable, ContractError, SourceError, StreamServeError
 from streamserve.kafka.clients import (
     Properties,
     admin_properties,
@@ -89,6 +89,8 @@ class RolloutReader:
     def read_to_end(self, timeout_s: float) -> list[TopicEntry]:
         until_s = time.monotonic() + timeout_s
         end = self._end(until_s)
+        if end < self._position:
+            raise _made_again(self.topic)
         while self._position < end:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
@@ -134,6 +136,8 @@ class RolloutReader:
         while message is not None:
             error = message.error()
             if error is None:
+                if message.offset() < self._position:
+                    raise _made_again(self.topic)
                 self._position = message.offset() + 1
                 found.append(TopicEntry(message.offset(), message.key(), message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
@@ -279,6 +283,15 @@ def check_topic(settings: PipelineSettings, topic: str) -> None:
 def _missing(topic: str) -> ContractError:
     return ContractError(
         f"the rollout topic {topic} does not exist; create it with `streamserve topics apply`, or mend rollout.topic",
+        topic=topic,
+    )
+
+
+def _made_again(topic: str) -> SourceError:
+    """Offsets went back. What was read is not what the topic says, and revisions do not mean any more what they did."""
+    return SourceError(
+        f"the rollout topic {topic} was deleted and made again; restart the workers, and promote a version if it says"
+        " nothing yet",
         topic=topic,
     )
 
