@@ -32,6 +32,27 @@ class OutputAgreement(NamedTuple):
     disagreements: int
 
 
+class Answers(NamedTuple):
+    """What a model said of rows of one origin; `outputs[name]` is array[len(rows), ...]."""
+
+    rows: Sequence[int]
+    outputs: Tensors
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[int, PredictionBatch]]) -> Answers:
+        """Several predictions as one, each with where the rows of its own origin begin in the joined one.
+
+        Outputs that not all of them have in the same shape are left out.
+        """
+        batches = [batch for _, batch in parts]
+        names = set.intersection(*(set(batch.outputs) for batch in batches)) if batches else set()
+        columns = {name: [batch.outputs[name] for batch in batches] for name in names}
+        return cls(
+            [row + start for start, batch in parts for row in batch.events.row],
+            {name: np.concatenate(each) for name, each in columns.items() if len({x.shape[1:] for x in each}) == 1},
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """Compares predictions.
@@ -53,21 +74,13 @@ class Agreement:
             }
         )
 
-    def compare(self, one: Sequence[PredictionBatch], other: PredictionBatch) -> list[OutputAgreement]:
-        """Output by output, over the rows of one origin that both have.
-
-        Args:
-            one: what was predicted, in parts.
-            other: what another model says.
-        """
-        found: dict[str, OutputAgreement] = {}
-        for part in one:
-            mine, theirs = _common(part, other)
-            for name in mine.keys() & theirs.keys():
-                a, b = mine[name], theirs[name]
-                if len(a) and a.shape == b.shape and _kind(a) == _kind(b):
-                    found[name] = _sum(found.get(name), self._compared(name, a, b))
-        return [found[name] for name in sorted(found)]
+    def compare(self, one: Answers, other: Answers) -> list[OutputAgreement]:
+        """Output by output, over the rows that both have."""
+        mine, theirs = _common(one, other)
+        pairs = ((name, mine[name], theirs[name]) for name in sorted(mine.keys() & theirs.keys()))
+        return [
+            self._compared(name, a, b) for name, a, b in pairs if len(a) and a.shape == b.shape and _kind(a) == _kind(b)
+        ]
 
     def _compared(self, name: str, a: Tensor, b: Tensor) -> OutputAgreement:
         rows = len(a)
@@ -75,11 +88,9 @@ class Agreement:
             differs = (a != b).reshape(rows, -1).any(axis=1)
             return OutputAgreement(name, rows, 0.0, int(differs.sum()))
         x, y = _numbers(a), _numbers(b)
-        apart = np.abs(x - y).mean(axis=1) if x.shape[1] else np.zeros(rows)
+        apart = np.abs(x - y).sum(axis=1) / max(1, x.shape[1])
         decided = self._decided(name, x, y)
-        return OutputAgreement(
-            name, rows, float(np.nan_to_num(apart).sum()), int(decided.sum()) if decided is not None else 0
-        )
+        return OutputAgreement(name, rows, float(np.nansum(apart)), int(decided.sum()) if decided is not None else 0)
 
     def _decided(self, name: str, x: F64, y: F64) -> Bools | None:
         """Rows with another decision; None where nothing is decided."""
@@ -93,12 +104,11 @@ class Agreement:
         return None
 
 
-def _common(one: PredictionBatch, other: PredictionBatch) -> tuple[Tensors, Tensors]:
+def _common(one: Answers, other: Answers) -> tuple[Tensors, Tensors]:
     """The outputs of both for the rows that both have."""
-    a, b = one.events.row, other.events.row
-    if a == b:
+    if one.rows == other.rows:
         return one.outputs, other.outputs
-    _, i, j = np.intersect1d(np.array(a), np.array(b), assume_unique=True, return_indices=True)
+    _, i, j = np.intersect1d(np.array(one.rows), np.array(other.rows), assume_unique=True, return_indices=True)
     return (
         {name: values[i] for name, values in one.outputs.items()},
         {name: values[j] for name, values in other.outputs.items()},
@@ -111,14 +121,3 @@ def _kind(values: Tensor) -> str:
 
 def _numbers(values: Tensor) -> F64:
     return np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-
-
-def _sum(before: OutputAgreement | None, more: OutputAgreement) -> OutputAgreement:
-    if before is None:
-        return more
-    return OutputAgreement(
-        more.output,
-        before.rows + more.rows,
-        before.difference + more.difference,
-        before.disagreements + more.disagreements,
-    )

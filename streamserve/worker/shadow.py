@@ -23,12 +23,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from streamserve.batch import EventBatch, OutboundBatch, PredictionBatch
 from streamserve.errors import StreamServeError
-from streamserve.pipeline.agreement import Agreement
+from streamserve.pipeline.agreement import Agreement, Answers
 from streamserve.pipeline.infer import InferStage, Journal, Suspects
 from streamserve.pipeline.serving import LoadedModel, Route
 from streamserve.telemetry.logs import Log
@@ -285,12 +286,11 @@ class ShadowLane:
 
     def _compare(self, works: Sequence[_Work], predictions: PredictionBatch) -> None:
         metrics = works[0].route.model.metrics
-        stable: list[PredictionBatch] = []
-        start = 0
-        for work in works:
-            stable += [_moved(part, start) for part in work.predictions] if start else work.predictions
-            start += len(work.events.origin)
-        for each in self._agreement.compare(stable, predictions):
+        starts = accumulate((len(work.events.origin) for work in works), initial=0)
+        stable = [(start, part) for start, work in zip(starts, works, strict=False) for part in work.predictions]
+        for each in self._agreement.compare(
+            Answers.joined(stable), Answers(predictions.events.row, predictions.outputs)
+        ):
             metrics.shadow_compared.add(each.output, each.rows)
             metrics.shadow_difference.add(each.output, each.difference)
             metrics.shadow_disagreements.add(each.output, each.disagreements)
@@ -320,9 +320,3 @@ class ShadowLane:
             work.route.model.metrics.shadow_drop(reason, len(work.events))
         self._waiting.clear()
         self._rows = 0
-
-
-def _moved(predictions: PredictionBatch, start: int) -> PredictionBatch:
-    """The same predictions of records that stand `start` rows further on in the joined batch."""
-    events = predictions.events
-    return replace(predictions, events=replace(events, row=[row + start for row in events.row]))

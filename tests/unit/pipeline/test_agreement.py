@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from streamserve.batch import EventBatch, ModelIdentity, PredictionBatch, RecordBatch
 from streamserve.config.settings import OutputSettings
-from streamserve.pipeline.agreement import Agreement, OutputAgreement
+from streamserve.pipeline.agreement import Agreement, Answers, OutputAgreement
 
 ORIGIN = RecordBatch(topic=[], partition=[], offset=[], timestamp_ms=[], key=[], value=[])
 
@@ -23,8 +23,12 @@ def said(outputs, rows=None):
 
 
 def compared(a, b, **thresholds):
-    (found,) = Agreement(thresholds).compare([said({"y": np.array(a)})], said({"y": np.array(b)}))
+    (found,) = Agreement(thresholds).compare(answers({"y": np.array(a)}), answers({"y": np.array(b)}))
     return found
+
+
+def answers(outputs, rows=None):
+    return Answers.joined([(0, said(outputs, rows))])
 
 
 @given(st.data(), st.integers(1, 3), st.booleans())
@@ -55,19 +59,22 @@ def test_labels_differ_or_do_not(a, b):
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.sets(st.integers(0, 19)))
 def test_rows_are_paired_by_their_record_whoever_predicted_them(sides, missing):
-    """The legs of a canary, and a shadow that rejected some rows."""
-    numbers = np.arange(len(sides), dtype=np.float32)
+    """The legs of a canary in two batches of 20 records, and a shadow that rejected some rows."""
+    numbers = np.arange(20 + len(sides), dtype=np.float32)
     legs = [[row for row, side in enumerate(sides) if side == leg] for leg in range(3)]
-    stable = [said({"y": numbers[rows]}, rows) for rows in legs if rows]
-    kept = [row for row in range(len(sides)) if row not in missing]
-    found = Agreement({}).compare(stable, said({"y": numbers[kept] + 1}, kept))
+    stable = [(start, said({"y": numbers[rows] + start}, rows)) for start in (0, 20) for rows in legs if rows]
+    kept = [start + row for start in (0, 20) for row in range(len(sides)) if start + row not in missing]
+    found = Agreement({}).compare(Answers.joined(stable), Answers(kept, {"y": numbers[kept] + 1}))
     assert found == ([OutputAgreement("y", len(kept), float(len(kept)), 0)] if kept else [])
 
 
 def test_what_cannot_be_compared_is_left_out():
     ours = {"y": np.zeros((2, 1)), "wide": np.zeros((2, 3)), "text": np.array(["a", "b"], dtype=object)}
     theirs = {"z": np.zeros((2, 1)), "wide": np.zeros((2, 4)), "text": np.array([1, 2])}
-    assert Agreement({}).compare([said(ours)], said(theirs)) == []
+    assert Agreement({}).compare(answers(ours), answers(theirs)) == []
+    changing = Answers.joined([(0, said({"y": np.zeros((1, 2))})), (1, said({"y": np.zeros((1, 3)), "z": np.ones(1)}))])
+    assert changing == ([0, 1], {})
+    assert Answers.joined([]) == ([], {})
 
 
 def test_a_number_that_is_none_adds_no_distance():
