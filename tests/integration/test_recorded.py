@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
 import orjson
 import pytest
 
-from streamserve.app import load_engine, resolve_model
+from streamserve.cli import main
 from streamserve.codecs import build_decoder
+from streamserve.composition.models import load_engine, resolve_model
 from streamserve.config.loading import load
 from streamserve.demo.flights import Flights
 from streamserve.enrich.features import FeatureEnricher
@@ -18,6 +20,7 @@ from streamserve.kafka.clients import reader_properties
 from streamserve.kafka.reading import read_topic
 from streamserve.recorded.compare import compare
 from streamserve.recorded.reading import recorded_inputs
+from streamserve.registry.repository import FolderRepository
 from tests.pipelines import drained, environment, flights_folder, free_port, running, wait_ready
 from tests.records import batch
 from tests.services import create_topic, produce, read_all
@@ -25,10 +28,12 @@ from tests.services import create_topic, produce, read_all
 EVENTS = 3000
 
 
-def test_samples_of_a_worker_are_the_inputs_its_model_was_given(kafka, tmp_path):
+def test_samples_of_a_worker_are_the_inputs_its_model_was_given(kafka, tmp_path, monkeypatch, capsys):
     flights_folder(tmp_path)
     config = tmp_path / "streamserve.yaml"
-    config.write_text(config.read_text().replace("cache: {url:", "# cache: {url:"))
+    config.write_text(
+        config.read_text().replace("cache: {url:", "# cache: {url:").replace("\nrollout:", "\n# rollout:")
+    )
     settings = load(config, {"kafka.bootstrap.servers": kafka.bootstrap}).settings
     samples = f"{settings.pipeline}.samples"
     for topic in (*settings.input.topics, settings.output.topic, settings.dead_letter.topic, samples):
@@ -68,6 +73,23 @@ def test_samples_of_a_worker_are_the_inputs_its_model_was_given(kafka, tmp_path)
         recorded_inputs(settings, engine.signature, rows=10, version="2")
     with pytest.raises(SourceError, match="does not exist"):
         recorded_inputs(settings, engine.signature, rows=10, topic=f"{samples}.other")
+
+    monkeypatch.chdir(tmp_path)
+    servers = f"kafka.bootstrap.servers={kafka.bootstrap}"
+    optimize = ["model", "optimize", "flight-delay", "--format", "json", "--set", servers]
+    assert _called([*optimize, "--by", "ort", "--max-rows", "500", "--alias", "edge"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [(output["rows"], output["max"]) for output in said["outputs"]] == [(500, 0)]
+    assert FolderRepository(tmp_path / "models").aliases("flight-delay")["edge"] == 2
+    assert _called([*optimize, "--version", "1", "--by", "int8"]) == 3
+    assert FolderRepository(tmp_path / "models").versions("flight-delay") == [1, 2]
+
+
+def _called(arguments: list[str]) -> int:
+    """The exit code of a command, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
 
 
 def _given(settings, signature) -> dict[str, dict[str, np.ndarray]]:
