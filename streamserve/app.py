@@ -40,6 +40,7 @@ from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.child import LAST_EXIT_CODE, LAST_EXIT_SIGNAL
 from streamserve.worker.journal import SHADOW_PREFIX, CrashJournal
+from streamserve.worker.load_note import LoadNote
 from streamserve.worker.loop import Worker
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.quarantine import Quarantine, shadow_crashed
@@ -113,7 +114,9 @@ class Slot:
         health.condition("topics", met=True)
 
         folder = state_dir(settings)
-        quarantine = Quarantine.load(folder, self._name, _last_crash())
+        note = LoadNote(folder, self._name, _last_crash())
+        # A load that crashed says nothing of the records that were in the engine meanwhile.
+        quarantine = Quarantine.load(folder, self._name, None if note.died_loading else _last_crash())
         assignment = Assignment(clock)
         calls = PollCalls()
         with contextlib.ExitStack() as stack:
@@ -126,7 +129,7 @@ class Slot:
                 metrics=metrics,
                 partition_count=cache.partition_count if cache is not None else None,
             )
-            models = build_residency(settings, builder, metrics, log)
+            models = build_residency(settings, builder, note, metrics, log)
             stack.callback(models.close)
             batching = build_batching(settings.engine, metrics, clock, log)
             mailbox = Mailbox(batching.batcher, clock)

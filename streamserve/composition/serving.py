@@ -9,10 +9,12 @@ from streamserve.composition.models import ModelBuilder, resolve_model
 from streamserve.config.settings import PipelineSettings
 from streamserve.engines.residency import Residency
 from streamserve.pipeline.serving import Deployments, Fixed, LoadedModel, single
+from streamserve.ports import ModelFiles
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metadata import ModelMetadata
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.guard import WorkerGuard
+from streamserve.worker.load_note import LoadNote
 from streamserve.worker.rollout import RolloutFollower, served
 from streamserve.worker.shadow import ShadowLane
 
@@ -32,12 +34,19 @@ class Served:
         return [_metadata(route.model) for route in self.deployments.current.all_routes]
 
 
-def build_residency(settings: PipelineSettings, builder: ModelBuilder, metrics: VersionMetrics, log: Log) -> Residency:
+def build_residency(
+    settings: PipelineSettings, builder: ModelBuilder, note: LoadNote, metrics: VersionMetrics, log: Log
+) -> Residency:
     """Where the loaded versions are kept."""
     budget_mb = settings.engine.memory_budget_mb
+
+    def build(files: ModelFiles) -> LoadedModel:
+        with note.of(files):
+            return builder.build(files)
+
     return Residency(
         lambda version: resolve_model(settings, version),
-        builder.build,
+        build,
         budget_bytes=budget_mb * MEBIBYTE if budget_mb is not None else None,
         metrics=metrics,
         log=log,

@@ -237,9 +237,9 @@ def judged(record: Record, entry: Entry, crashed_by: int | None) -> Record:
     deaths = earlier.deaths + 1 if earlier else 1
     why = ""
     if crashed_by is not None and _native(crashed_by):
-        why = f"the engine crashed on this record ({_cause(crashed_by)})"
+        why = f"the engine crashed on this record ({cause_of(crashed_by)})"
     elif deaths >= DEATHS_UNEXPLAINED:
-        why = f"the worker died {deaths} times with this record alone in the engine ({_cause(crashed_by)})"
+        why = f"the worker died {deaths} times with this record alone in the engine ({cause_of(crashed_by)})"
     convict = Convict(topic, partition, offset, deaths, why or (earlier.why if earlier else ""))
     others = tuple(c for c in record.convicts if c is not earlier)
     return Record(suspects=record.suspects, convicts=(*others, convict))
@@ -249,7 +249,8 @@ def _native(crashed_by: int) -> bool:
     return -crashed_by in NATIVE_CRASHES or crashed_by == DEVICE_FAULT_EXIT_CODE
 
 
-def _cause(crashed_by: int | None) -> str:
+def cause_of(crashed_by: int | None) -> str:
+    """How a life ended, in words."""
     if crashed_by is None:
         return "cause unknown"
     if crashed_by == DEVICE_FAULT_EXIT_CODE:
