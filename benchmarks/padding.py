@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.models import save, text_classifier
 from benchmarks.results import keep
-from streamserve.batch import F32, Tensor, Tensors, ragged
+from streamserve.batch import F32, Tensor, Tensors
+from streamserve.columns import ragged
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.settings import SequenceSettings
 from streamserve.engines.buckets import bucketed

@@ -21,6 +21,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from streamserve.columns import joined, kind
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -186,13 +188,6 @@ class _HeaderRows:
         return self.whole()[self.start : self.stop]
 
 
-def ragged(flat: Tensor, lengths: I64) -> Tensor:
-    """Rows of different lengths: object[m] whose row i is the i-th of the pieces, `lengths[i]` long, of `flat`."""
-    ends = lengths.cumsum().tolist()
-    starts = [0, *ends[:-1]]
-    return np.fromiter((flat[start:end] for start, end in zip(starts, ends, strict=False)), object, len(ends))
-
-
 Column = Tensor | list[str | None]
 """One field of all events: a numpy array (NaN = missing in float columns), or strings with None = missing."""
 
@@ -238,13 +233,13 @@ class EventBatch:
             id=[x for part in parts for x in part.id],
             entity=[x for part in parts for x in part.entity],
             event_time_ms=[x for part in parts for x in part.event_time_ms],
-            fields={name: _joined([part.fields[name] for part in parts]) for name in parts[0].fields},
+            fields={name: joined([part.fields[name] for part in parts]) for name in parts[0].fields},
         )
 
     def alike(self, other: EventBatch) -> bool:
         """Whether the columns of both can be joined."""
         return self.fields.keys() == other.fields.keys() and all(
-            _kind(column) == _kind(other.fields[name]) for name, column in self.fields.items()
+            kind(column) == kind(other.fields[name]) for name, column in self.fields.items()
         )
 
     def take(self, keep: Sequence[int]) -> EventBatch:
@@ -263,22 +258,11 @@ class EventBatch:
         )
 
 
-def _joined(columns: Sequence[Column]) -> Column:
-    if isinstance(columns[0], list):
-        return [value for column in columns for value in column]
-    return np.concatenate([column for column in columns if not isinstance(column, list)])
-
-
-def _kind(column: Column) -> object:
-    return list if isinstance(column, list) else (column.dtype, column.shape[1:])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureBatch:
     """Events as the model wants them: `inputs[name]` is array[m, ...], C-contiguous, in the model's dtype.
 
-    Sequences are object[m] of arrays in the model's dtype, one axis and any length each: they are padded around the
-    engine, where it is known which rows go in together.
+    A sequence is object[m] of arrays of that dtype, one axis and any length each, until the engine's wrapper pads it.
     """
 
     events: EventBatch
@@ -333,8 +317,7 @@ class PredictionBatch:
     def take(self, keep: Sequence[int]) -> PredictionBatch:
         """The rows at the positions `keep` (ascending)."""
         index = np.asarray(keep, dtype=np.intp)
-        outputs = {name: tensor[index] for name, tensor in self.outputs.items()}
-        return replace(self, events=self.events.take(keep), outputs=outputs)
+        return replace(self, events=self.events.take(keep), outputs={k: v[index] for k, v in self.outputs.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

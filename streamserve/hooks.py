@@ -18,7 +18,8 @@ from itertools import chain
 
 import numpy as np
 
-from streamserve.batch import Tensor, ragged
+from streamserve.batch import Tensor
+from streamserve.columns import ragged
 
 
 class RowError(Exception):

@@ -19,8 +19,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from streamserve.batch import F32, F64, Column, EventBatch, Reason, RecordBatch, Reject, Tensor, ragged
+from streamserve.batch import F32, F64, Column, EventBatch, Reason, RecordBatch, Reject, Tensor
 from streamserve.codecs.layout import EVENT_TIME_MAX_MS, EVENT_TIME_MIN_MS, EventLayout
+from streamserve.columns import ragged
 from streamserve.config.settings import VectorSettings
 
 Row = tuple[object, ...]

@@ -12,7 +12,8 @@ from typing import cast
 
 import numpy as np
 
-from streamserve.batch import I64, Bools, Column, Reason, Tensor, ragged
+from streamserve.batch import I64, Bools, Column, Reason, Tensor
+from streamserve.columns import ragged
 from streamserve.config.settings import FeatureSettings, SequenceSettings
 from streamserve.enrich.findings import Findings
 from streamserve.enrich.fit import Binding

@@ -9,7 +9,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from benchmarks.models import save, text_classifier
-from streamserve.batch import ragged
+from streamserve.columns import ragged
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.settings import SequenceSettings
 from streamserve.engines.buckets import bucketed, warm_shapes

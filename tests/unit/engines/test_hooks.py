@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from streamserve.batch import EventBatch, FeatureBatch, ModelIdentity, PredictionBatch, ragged
+from streamserve.batch import EventBatch, FeatureBatch, ModelIdentity, PredictionBatch
+from streamserve.columns import ragged
 from streamserve.config.engine_settings import BeforeHookSettings, HookSettings
 from streamserve.engines.hooks import After, Before, Hook, load_hook
 from streamserve.engines.transforms import build_transforms, fed_signature
