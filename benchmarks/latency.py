@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,13 +123,21 @@ def until_first(producer: Producer, reader: Reader, topic: str, vector: str) -> 
         time.sleep(0.2)
 
 
-def send(producer: Producer, topic: str, partitions: int, rate: int, seconds: float, vector: str) -> int:
-    """An open loop of `rate` events a second. Returns: how many were sent."""
+def send(
+    producer: Producer,
+    topic: str,
+    partitions: int,
+    rate: int,
+    seconds: float,
+    vector: str,
+    over: Callable[[], bool] = lambda: False,
+) -> int:
+    """An open loop of `rate` events a second, until the time or the run is over. Returns: how many were sent."""
     start_ns = time.time_ns()
     step_ns = 1e9 / rate
     total = int(rate * seconds)
     sent = 0
-    while sent < total:
+    while sent < total and not over():
         now_ns = time.time_ns()
         due = min(total, int((now_ns - start_ns) / step_ns) + 1)
         while sent < due:

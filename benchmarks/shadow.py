@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks import models
 from benchmarks.end_to_end import Bench, say, spread
-from benchmarks.latency import Reader, send, until_first
+from benchmarks.latency import WARM_S, Reader, send, until_first
 from benchmarks.measure import cpu_s
 from benchmarks.results import compare, keep
 from benchmarks.workloads import PARTITIONS, WORKLOADS
@@ -39,6 +39,7 @@ from streamserve.rollout.records import Shadow, Stop, new_id
 
 SETTLE_S = 0.5
 """After a switch, before events count."""
+MOST_S = 3600.0
 STABLE, SHADOW = "2", "1"
 PERCENTILES = (50, 99)
 Times = npt.NDArray[np.int64]
@@ -102,11 +103,14 @@ class Case:
         try:
             producer = Producer({"bootstrap.servers": self._bootstrap, "linger.ms": 1})
             until_first(producer, reader, topic, vector)
-            whole_s = 2 + self._turns * (self._seconds + SETTLE_S + 1)
-            load_of = (producer, topic, PARTITIONS, self._rate, whole_s, vector)
-            threading.Thread(target=send, args=load_of, daemon=True).start()
-            time.sleep(2)
+            over = threading.Event()
+            load_of = (producer, topic, PARTITIONS, self._rate, MOST_S, vector, over.is_set)
+            sender = threading.Thread(target=send, args=load_of, daemon=True)
+            sender.start()
+            time.sleep(WARM_S)
             turns = [self._turn(settings, process.pid, on=number % 2 == 1) for number in range(self._turns)]
+            over.set()
+            sender.join()
         finally:
             process.terminate()
             process.wait(60)
