@@ -85,25 +85,18 @@ class Line:
 
     def rows_within(self, budget_s: float) -> int:
         """Most rows that a batch may have to end within `budget_s`, 99 times in 100; never less than 1."""
-        return self._rows(budget_s / self.margin)
-
-    def rows_typically_within(self, budget_s: float) -> int:
-        """Most rows of a batch that usually ends within `budget_s`; never less than 1."""
-        return self._rows(budget_s / self.level)
-
-    def _rows(self, base_s: float) -> int:
-        left_s = base_s - self.batch_s
+        left_s = budget_s / self.margin - self.batch_s
         if left_s < self._base_s(max(1, self.only)) - self.batch_s:
             return 1
         return int(min(ANY_ROWS, left_s / self.row_s)) if self.row_s > 0 else ANY_ROWS
 
-    def best_throughput_rows(self, most: int) -> int:
-        """The smallest batch, of at most `most` rows, whose throughput is all but the best one's."""
+    def best_throughput_rows(self, most: int, share: float = NEARLY_BEST) -> int:
+        """The smallest batch, of at most `most` rows, that has this share of the best throughput; all but the best."""
         if self.only:
             return most
         whole = self.row_s * most + self.batch_s
-        saved = whole - NEARLY_BEST * self.row_s * most
-        return max(1, min(most, math.ceil(NEARLY_BEST * most * self.batch_s / saved))) if saved > 0 else most
+        saved = whole - share * self.row_s * most
+        return max(1, min(most, math.ceil(share * most * self.batch_s / saved))) if saved > 0 else most
 
     def _base_s(self, rows: int) -> float:
         return self.row_s * max(rows, self.only) + self.batch_s

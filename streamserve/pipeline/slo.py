@@ -1,16 +1,18 @@
 """How large a batch may be so that its records keep the latency goal `engine.slo_ms`.
 
 The clock of the goal starts at the record's own timestamp, not when it was queued here: what it waited in Kafka counts.
-Of what is left at the moment a batch is taken, the time that a commit takes goes off (the effects of a batch are not
-visible before), and half of the rest bounds the batch, because a record that arrives just after a batch has closed
-waits for two (Nexus, SOSP 2019). Three cases:
+Of what is left at the moment a batch is taken, the time that a commit takes goes off: the effects of a batch are not
+visible before. Then:
 
-* the oldest record can still make it: `T99(n) <= (left - commit) / 2`;
-* it cannot: it bounds nothing any more, since a smaller batch would not save it and would make those behind it late
-  too; the batch is then that of a fresh record, and as there is no promise to keep, without pessimism:
-  `T(n) <= (slo - commit) / 2`;
-* it is older than `catch_up_lag_s`: the worker catches up, with the batch of the best throughput, until for a second no
-  record was older than the goal.
+* while half of the goal is left to the oldest record, the batch must end within what it has left, `T99(n) <= left`, as
+  far as that leaves four fifths of the best throughput: a burst does not drag its first records over the goal;
+* past the half there is a queue, and it is throughput that gets records out of one: the batch of the best throughput;
+* a record older than `catch_up_lag_s`, and the worker catches up: it says so, transactions grow too, and nothing is
+  bounded by time until for a second no record was older than the goal.
+
+Nexus (SOSP 2019) plans every batch for half of the goal, others for a share of what is left. In a queue where the next
+batch is whatever has gathered that does harm: smaller batches cost throughput, the queue grows, the batches shrink
+further. docs/batching.md has the comparison.
 
 A record whose timestamp is missing (-1), in the future or before the year 2000 counts from when it was polled.
 
@@ -38,6 +40,8 @@ COMMIT_GUESS_S = 0.02
 COMMITS = 64
 PESSIMISTIC = 0.9
 """The quantile of the commits that a plan allows for."""
+THROUGHPUT_KEPT = 0.8
+"""Share of the best throughput that no deadline takes a batch below."""
 MOST_FOR_COMMIT = 0.5
 """Share of the goal that the commit's allowance takes at most: the batch needs the rest, however slow the brokers."""
 
@@ -109,19 +113,18 @@ class SloPlanner:
         line = self._model.line
         if line is None:
             return self._max_rows
-        if self._catching_up:
-            return line.best_throughput_rows(self._max_rows)
         left_s -= self._commit_s
-        if left_s < line.typical_s(1):
-            rows = line.rows_typically_within((self._slo_s - self._commit_s) / 2)
-        else:
-            rows = line.rows_within(left_s / 2)
-        return min(self._max_rows, rows)
+        if self._catching_up or left_s < (self._slo_s - self._commit_s) / 2:
+            return line.best_throughput_rows(self._max_rows)
+        least = line.best_throughput_rows(self._max_rows, THROUGHPUT_KEPT)
+        return min(self._max_rows, max(least, line.rows_within(left_s)))
 
     def wait_s(self, due_s: float, now_s: float, rows: int) -> float:
-        """How long a batch of `rows` may wait for company and still be within the bound."""
+        """How long a batch of `rows` may wait for company: within the first half of the goal, if it still fits then."""
         line = self._model.line
-        return max(0.0, due_s - now_s - self._commit_s - 2 * line.p99_s(rows)) if line is not None else 0.0
+        left_s = due_s - now_s - self._commit_s
+        needed_s = max((self._slo_s - self._commit_s) / 2, line.p99_s(rows) if line is not None else 0.0)
+        return max(0.0, left_s - needed_s)
 
     def scored(self, deployment: Deployment, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long, from decoding to encoding. Another deployment is learnt anew."""
