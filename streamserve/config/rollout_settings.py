@@ -19,7 +19,7 @@ class GuardSettings(Settings):
     error_rate: float | None = Field(default=0.01, ge=0, le=1)
     """Share of its rows rejected by model or encoder may exceed the stable version's by so much; null: not judged."""
     latency_ratio: float | None = Field(default=2.0, gt=0)
-    """Its inference time a row may be so many times the stable version's; null: not judged."""
+    """A call of it may take so many times as long as the stable version's for the same rows; null: not judged."""
     drift: bool = True
     """An incident of the drift monitor that opens for its version rolls it back, performance included."""
 
