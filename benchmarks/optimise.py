@@ -1,6 +1,6 @@
 """`model optimize` method by method, on the flights model and on a network of 784, 2048, 2048 and 10 units.
 
-    python -m benchmarks.optimise flights|network [method ...]
+    python -m benchmarks.optimise flights|network [variant ...]
 
 Prints a table for docs/optimise.md. The network stands for a trained one: the singular values of its hidden matrices
 fall as a power law, a tenth of its units never change, its rows lie in ten clusters near a space of 40 dimensions, and
@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,17 +41,20 @@ DIMENSIONS = 40
 CONFIDENCE = 5
 ROWS = 6000
 CPU = EngineSettings(device="cpu")
-METHODS = (
-    ["graph"],
-    ["ort"],
-    ["fp16"],
-    ["int8"],
-    ["int8-static"],
-    ["prune"],
-    ["low-rank"],
-    ["low-rank", "int8"],
-    ["distil"],
-)
+VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "graph": (["graph"], {}),
+    "ort": (["ort"], {}),
+    "fp16": (["fp16"], {}),
+    "int8": (["int8"], {}),
+    "int8-static": (["int8-static"], {}),
+    "prune": (["prune"], {"sparsity": 0.1}),
+    "prune-more": (["prune"], {"sparsity": 0.3}),
+    "prune-weights": (["prune"], {"sparsity": 0.5, "prune": "weights"}),
+    "low-rank": (["low-rank"], {"energy": 0.999}),
+    "low-rank-int8": (["low-rank", "int8"], {"energy": 0.999}),
+    "distil": (["distil"], {}),
+}
+"""Name -> methods, and what they are given on the network."""
 
 
 def network() -> onnx.ModelProto:
@@ -110,7 +114,8 @@ def flights_model(folder: Path) -> tuple[onnx.ModelProto, Tensors, dict[str, flo
     events = flights.Flights.load().events(0, 20_000)
     file.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
     signature = OnnxEngine(path, CPU).signature
-    return onnx.load(str(path)), inputs_of_file(file, settings, signature, 20_000), thresholds_of(settings)
+    rows, _ = inputs_of_file(file, settings, signature, 20_000)
+    return onnx.load(str(path)), rows, thresholds_of(settings)
 
 
 def main(which: str, only: list[str]) -> None:
@@ -119,27 +124,25 @@ def main(which: str, only: list[str]) -> None:
         model, rows, thresholds = flights_model(folder) if which == "flights" else (network(), network_rows(), {})
         source = models.save(model, folder / "source")
         before = OnnxEngine(source, CPU)
-        wish = Wish(signature=before.signature, rows=rows)
-        if which == "network":
-            wish = replace(wish, sparsity=0.3, energy=0.999, hidden=(256, 128))
+        hidden = (256, 128) if which == "network" else (64, 64)
+        wish = Wish(signature=before.signature, rows=rows, hidden=hidden)
         print(_line("by", "file", "gzip", *(f"batch of {size}" for size in BATCH_SIZES), "max", "mean", "decide alike"))
         print(_line(*["---"] * 9))
-        for methods in METHODS:
-            if only and "+".join(methods) not in only:
-                continue
-            made = folder / "+".join(methods)
+        for variant in only or VARIANTS:
+            methods, changes = VARIANTS[variant]
+            made = folder / variant
             made.mkdir()
             learned, fresh = split(rows, methods)
             try:
-                result = run(source, methods, replace(wish, rows=learned), made)
+                result = run(source, methods, replace(wish, rows=learned, **changes), made)
             except NotOptimised as error:
-                print(_line(", ".join(methods), str(error)), flush=True)
+                print(_line(variant, str(error)), flush=True)
                 continue
             after = OnnxEngine(result.path, CPU)
             measured = measure((before, [source]), (after, [result.path]), fresh, thresholds)
-            if methods == ["ort"]:
+            if variant == "ort":
                 print(_line("original", *_before(measured)), flush=True)
-            print(_line(", ".join(methods), *_after(measured)), "  ", "; ".join(result.done.values()), flush=True)
+            print(_line(variant, *_after(measured)), "  ", "; ".join(result.done.values()), flush=True)
 
 
 def _before(measured: Measured) -> list[str]:

@@ -82,16 +82,22 @@ class RowSource:
         from streamserve.cli.optimise_rows import inputs_of_file, inputs_of_samples
 
         if self.file is not None:
-            return inputs_of_file(self.file, self.settings, signature, self.limit)
+            return self._told(*inputs_of_file(self.file, self.settings, signature, self.limit))
         if self.settings is None:
             raise typer.BadParameter(
                 "give rows to measure on: --rows FILE, or -c CONFIG of a pipeline whose workers record samples",
                 param_hint="--rows",
             )
         with Interrupts() as stop:
-            rows = inputs_of_samples(self.settings, self.topic, signature, self.limit, stop)
+            found = inputs_of_samples(self.settings, self.topic, signature, self.limit, stop)
             if stop():
                 raise SourceError("interrupted: nothing was made")
+        return self._told(*found)
+
+    @staticmethod
+    def _told(rows: Tensors, rejected: int) -> Tensors:
+        if rejected:
+            say(f"{rejected:,} rows that a worker rejects are left out")
         return rows
 
 

@@ -13,7 +13,9 @@ from streamserve.errors import ContractError
 from streamserve.ports import Signature, TensorSpec
 
 
-def inputs_of_file(path: Path, settings: PipelineSettings | None, signature: Signature, limit: int) -> Tensors:
+def inputs_of_file(
+    path: Path, settings: PipelineSettings | None, signature: Signature, limit: int
+) -> tuple[Tensors, int]:
     """The last rows of a file, as inputs of a model.
 
     Args:
@@ -23,33 +25,38 @@ def inputs_of_file(path: Path, settings: PipelineSettings | None, signature: Sig
         signature: of the model.
         limit: at most so many rows.
 
+    Returns:
+        The inputs, and how many rows were left out because a worker would reject them.
+
     Raises:
         ContractError: it cannot be read, or does not fit the model.
     """
     if settings is None:
-        return _arrays(path, signature, limit)
+        return _arrays(path, signature, limit), 0
     _check_plain(settings)
     from streamserve.cli.drift_files import file_parts
     from streamserve.enrich.features import FeatureEnricher
 
     enricher = FeatureEnricher(settings.features, signature)
     parts: list[Tensors] = []
-    held = 0
+    held = rejected = 0
     for part in file_parts(path, settings, None):
-        features, _ = enricher.enrich(part.events)
+        features, refused = enricher.enrich(part.events)
+        rejected += len(part.rejects) + len(refused)
         parts.append(features.inputs)
         held += len(features)
         while held - _count(parts[0]) >= limit:
             held -= _count(parts.pop(0))
     if not held:
         raise ContractError(f"{path}: holds no row that a worker would give the model")
-    return {spec.name: np.concatenate([part[spec.name] for part in parts])[-limit:] for spec in signature.inputs}
+    inputs = {spec.name: np.concatenate([part[spec.name] for part in parts])[-limit:] for spec in signature.inputs}
+    return inputs, rejected
 
 
 def inputs_of_samples(
     settings: PipelineSettings, topic: str | None, signature: Signature, limit: int, stop: Callable[[], bool]
-) -> Tensors:
-    """The newest recorded rows, as inputs of a model. Raises: StreamServeError."""
+) -> tuple[Tensors, int]:
+    """The newest recorded rows, as `inputs_of_file` gives them. Raises: StreamServeError."""
     _check_plain(settings)
     from streamserve.recorded.reading import recorded_inputs
 
@@ -57,7 +64,7 @@ def inputs_of_samples(
     if not len(found):
         reasons = ", ".join(f"{feature}: {reason}" for _, reason, feature in found.rejected)
         raise ContractError(f"none of the recorded rows can be given to the model ({reasons})")
-    return found.inputs
+    return found.inputs, found.rejected.total()
 
 
 def _check_plain(settings: PipelineSettings) -> None:

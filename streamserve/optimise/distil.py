@@ -43,10 +43,10 @@ SWAPPED: Final = 0.2
 
 def distil(model: onnx.ModelProto, wish: Wish) -> Step:
     """Train a student on the answers of a model."""
-    need("torch")
     n = len(next(iter(wish.rows.values())))
     if n < MIN_ROWS:
         raise NotOptimised(f"distil: {n} rows to learn from, at least {MIN_ROWS} are needed; give more --rows")
+    need("torch")
     random = np.random.default_rng(wish.seed)
     order = random.permutation(n)
     held, learned = _taken(wish.rows, order[: n // HELD_BACK]), _taken(wish.rows, order[n // HELD_BACK :])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -19,6 +20,7 @@ from streamserve.errors import ContractError
 
 MAX_MODEL_BYTES: Final = (1 << 31) - 1
 """Protobuf holds no larger message, so a larger model cannot be rewritten in one."""
+BATCH_ROWS: Final = 512
 
 
 def read_model(path: str | Path) -> onnx.ModelProto:
@@ -177,7 +179,13 @@ def drop_unused(model: onnx.ModelProto) -> None:
 
 
 def tensors_of(model: onnx.ModelProto, names: Sequence[str], rows: Tensors) -> Tensors:
-    """What the tensors `names` hold while the model is run on `rows`."""
+    """What the tensors `names`, whose first axis is the batch, hold while the model is run on `rows`."""
+    parts = list(batches_of(model, names, rows))
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def batches_of(model: onnx.ModelProto, names: Sequence[str], rows: Tensors) -> Iterator[Tensors]:
+    """What the tensors `names` hold, batch after batch of the rows."""
     import onnxruntime
 
     shown = copy_of(model)
@@ -187,4 +195,11 @@ def tensors_of(model: onnx.ModelProto, names: Sequence[str], rows: Tensors) -> T
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(list(names), rows), strict=True))
+    for batch in in_batches(rows, BATCH_ROWS):
+        yield dict(zip(names, session.run(list(names), batch), strict=True))
+
+
+def in_batches(rows: Tensors, size: int) -> Iterator[Tensors]:
+    """Rows, `size` at a time."""
+    for start in range(0, len(next(iter(rows.values()))), size):
+        yield {name: values[start : start + size] for name, values in rows.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from streamserve.optimise.errors import NotOptimised
-from streamserve.optimise.graph import Weights, attribute, copy_of, hoist_constants, replace_nodes, tensors_of, uses
+from streamserve.optimise.graph import Weights, attribute, batches_of, copy_of, hoist_constants, replace_nodes, uses
 from streamserve.optimise.quiet import quiet
 from streamserve.optimise.wish import Step, Wish
 
@@ -60,7 +60,9 @@ def _overflowing(model: onnx.ModelProto, wish: Wish) -> list[str]:
     known = {value.name for value in shapes.graph.value_info if _is_float(value)}
     known |= {value.name for value in model.graph.output if _is_float(value)}
     made = [name for node in model.graph.node for name in node.output if name in known]
-    large = {name for name, values in tensors_of(model, made, wish.rows).items() if _largest(values) > LIMIT}
+    large = {
+        name for part in batches_of(model, made, wish.rows) for name, values in part.items() if _largest(values) > LIMIT
+    }
     large |= {name for name, values in wish.rows.items() if values.dtype.kind == "f" and _largest(values) > LIMIT}
     large |= {
         t.name for t in model.graph.initializer if weights.floats(t.name) and _largest(weights.get(t.name)) > LIMIT

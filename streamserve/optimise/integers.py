@@ -7,7 +7,7 @@ pairs around operators; dynamic quantisation leaves convolutions alone, which it
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import onnx
 
 from streamserve.batch import Tensors
 from streamserve.optimise.errors import NotOptimised
-from streamserve.optimise.graph import copy_of, hoist_constants
+from streamserve.optimise.graph import copy_of, hoist_constants, in_batches
 from streamserve.optimise.quiet import quiet
 from streamserve.optimise.wish import Step, Wish
 
@@ -90,17 +90,11 @@ def _weights(model: onnx.ModelProto, kinds: set[int]) -> int:
     return sum(tensor.data_type in kinds and len(tensor.dims) >= 2 for tensor in model.graph.initializer)
 
 
-def _calibration(rows: Tensors) -> Iterator[Tensors]:
-    n = len(next(iter(rows.values())))
-    for start in range(0, n, CALIBRATION_BATCH):
-        yield {name: values[start : start + CALIBRATION_BATCH] for name, values in rows.items()}
-
-
 class _Calibration:
     """The rows in batches, as the calibrator asks for them."""
 
     def __init__(self, rows: Tensors) -> None:
-        self._batches = _calibration(rows)
+        self._batches = in_batches(rows, CALIBRATION_BATCH)
 
     def get_next(self) -> Tensors | None:
         return next(self._batches, None)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from streamserve.batch import Tensors
+from streamserve.optimise.graph import BATCH_ROWS, in_batches
 from streamserve.ports import Engine
 from streamserve.recorded.compare import Comparison, compare
 
@@ -101,13 +102,9 @@ def size_of(files: Sequence[Path]) -> Size:
     )
 
 
-def outputs_of(engine: Engine, rows: Tensors, batch: int = 512) -> Tensors:
+def outputs_of(engine: Engine, rows: Tensors, batch: int = BATCH_ROWS) -> Tensors:
     """The outputs of all rows, a batch at a time."""
-    n = _count(rows)
-    parts = [
-        engine.infer({name: values[start : start + batch] for name, values in rows.items()})
-        for start in range(0, n, batch)
-    ]
+    parts = [engine.infer(part) for part in in_batches(rows, batch)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -116,7 +113,7 @@ def _latencies(
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Median seconds per batch size, the two engines by turns."""
     found: tuple[dict[int, float], dict[int, float]] = ({}, {})
-    n = _count(rows)
+    n = len(next(iter(rows.values())))
     for size in sizes:
         index = np.arange(size) % n
         inputs = {name: np.ascontiguousarray(values[index]) for name, values in rows.items()}
@@ -134,7 +131,3 @@ def _latencies(
         for medians, taken in zip(found, times, strict=True):
             medians[size] = median(taken)
     return found
-
-
-def _count(rows: Tensors) -> int:
-    return len(next(iter(rows.values())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 
 import numpy as np
@@ -132,7 +133,10 @@ def test_events_of_the_flights_pipeline_are_rows_and_trees_are_told_apart(run, t
     flights_folder(tmp_path)
     events = Flights.load().events(0, 400)
     (tmp_path / "rows.jsonl").write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("no event\n{}\n")
     _, err = run("flight-delay", "--by", "int8-static", "--rows", "rows.jsonl", code=3)
+    assert "2 rows that a worker rejects are left out" in err
     assert "nothing to quantise" in err
     out, _ = run("flight-delay", "--by", "ort", "--rows", "rows.jsonl", "--format", "json")
     said = json.loads(out)
@@ -140,6 +144,13 @@ def test_events_of_the_flights_pipeline_are_rows_and_trees_are_told_apart(run, t
     assert said["outputs"][0]["max"] == 0
     pushed = FolderRepository(tmp_path / "models").resolve("flight-delay", said["version"])
     assert pushed.manifest.source == "optimize ort of version 1"
+
+
+def test_a_missing_package_is_told_with_the_remedy(repository, run, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "onnx" else find(name, *more))
+    _, err = run("net", "--repository", "models", "--by", "int8", "--rows", "rows.npz", code=78)
+    assert "onnx is not installed: pip install 'streamserve[optimize]'" in err
 
 
 def test_inputs_that_events_do_not_tell_must_be_given_as_they_are(run, tmp_path, monkeypatch):

@@ -101,9 +101,7 @@ def test_one_seed_gives_one_student(engine):
     assert made[0].SerializeToString() != made[2].SerializeToString()
 
 
-@pytest.mark.torch
 def test_few_rows_teach_nothing(engine):
-    pytest.importorskip("torch")
     signature = engine(teacher()).signature
     with pytest.raises(NotOptimised, match="99 rows to learn from, at least 100"):
         distil(teacher(), Wish(signature=signature, rows=rows(99)))
