@@ -15,7 +15,7 @@ from streamserve.config.loading import LoadedConfig
 from streamserve.errors import BrokerUnavailable, ConfigError
 from streamserve.rollout.following import Follower, followers
 from streamserve.rollout.log import Given, RolloutLog
-from streamserve.rollout.records import Command
+from streamserve.rollout.records import Command, encode
 from streamserve.rollout.state import RolloutState, apply
 from streamserve.rollout.topic import RecordReader, RecordWriter
 
@@ -80,9 +80,11 @@ class RolloutSession:
         """Publish a command, unless it would have no effect; what came of it.
 
         Raises:
+            RecordError: it is no command, such as for its weight.
             Refused: it has no effect in the state that was read last, and was not published.
             BrokerUnavailable, ContractError, SinkError: it was not published, or nobody knows.
         """
+        encode(command)
         apply(self.log.state, command, self.log.state.revision + 1)
         offset = self._writer.publish(command)
         until_s = time.monotonic() + READ_TIMEOUT_S

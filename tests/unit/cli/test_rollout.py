@@ -15,7 +15,7 @@ from streamserve.errors import BrokerUnavailable
 from streamserve.kafka.members import Members
 from streamserve.rollout.following import Follower, followers
 from streamserve.rollout.log import Given
-from streamserve.rollout.records import Acknowledgement, Canary, Promote, new_id
+from streamserve.rollout.records import Acknowledgement, Canary, Promote, RecordError, new_id
 from streamserve.rollout.state import Refused, RolloutState
 from streamserve.testing import MemoryBroker
 from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
@@ -68,6 +68,12 @@ def test_what_the_state_refuses_is_not_written(topic):
     session = topic.session()
     with pytest.raises(Refused, match="no version is stable yet"):
         session.give(Canary(id=new_id(), version="1", weight=0.5))
+    assert topic.broker.records("control") == []
+
+
+def test_what_is_no_command_is_told_from_what_the_state_refuses(topic):
+    with pytest.raises(RecordError, match="weight"):
+        topic.session().give(Canary(id=new_id(), version="1", weight=1.5))
     assert topic.broker.records("control") == []
 
 
