@@ -26,6 +26,7 @@ def saved(kind, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["onnx", *(pytest.param(kind, marks=pytest.mark.torch) for kind in ("pt2", "ts"))])
 def test_after_a_hundred_cycles_memory_is_what_it_was_after_ten(kind, tmp_path):
     path = saved(kind, tmp_path)
