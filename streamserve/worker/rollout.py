@@ -43,6 +43,8 @@ LANE_TIMEOUT_S = 30.0
 RETRY_S = 1.0
 """Pause after the topic could not be read or written."""
 NICENESS = 10
+"""Measured on two full cores, small batches beside a load that never ends: p50 0.3 ms instead of 1.1, p99 10 instead of
+14; without a load 0.3 and 5."""
 
 
 class Models(Protocol):
