@@ -24,7 +24,7 @@ from streamserve.batch import (
 )
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.serving import Deployment, Fixed, LoadedModel, Route, single
-from streamserve.pipeline.stages import TIMED_EVERY, ScoredBatch, Stages
+from streamserve.pipeline.stages import ScoredBatch, Stages
 from streamserve.rollout.split import Split
 from streamserve.telemetry.metrics import WorkerMetrics
 
@@ -228,7 +228,10 @@ def test_a_scored_batch_is_a_value():
     assert batch.without(set()).outbound == batch.outbound
 
 
-def routed(split, *, sampled=True, **replaced):
+INFER = SimpleNamespace(run=infer)
+
+
+def routed(split, *, sampled=True, infer=INFER, **replaced):
     """Stages of two versions, side 0 stable."""
     metrics = WorkerMetrics(CollectorRegistry(), pipeline="p", model="m", version="1")
     routes = tuple(
@@ -237,7 +240,7 @@ def routed(split, *, sampled=True, **replaced):
                 name="m",
                 version=version,
                 enricher=SimpleNamespace(enrich=enrich),
-                infer=SimpleNamespace(run=infer),
+                infer=infer,
                 encoder=SimpleNamespace(encode=encode),
                 metrics=metrics,
             ),
@@ -275,10 +278,14 @@ def test_a_batch_of_which_nothing_decodes_is_the_stable_versions(weight):
     assert [(leg.model.version, len(leg.rejects)) for leg in scored.legs] == [("1", 3)]
 
 
-def test_now_and_then_the_stable_version_is_timed_on_the_rows_of_the_others():
-    plain, timing = (routed(Split(b"", (0.5,)), timed=timed) for timed in (False, True))
-    for at in (plain, timing):
-        legs = [at.score(records([b"%d" % i for i in range(20)])).legs for _ in range(2 * TIMED_EVERY)]
-        times = [leg.stable_s for pair in legs for leg in pair]
-        assert sum(time is not None for time in times) == (2 if at is timing else 0)
-    assert [leg.model.version for pair in legs for leg in pair if leg.stable_s is not None] == ["2", "2"]
+@pytest.mark.parametrize(("timed", "slower", "pairs"), [(False, 1, 0), (True, 1, 3), (True, 4, 10), (True, 99, 20)])
+def test_the_stable_version_is_timed_on_the_rows_of_the_others_for_a_share_of_their_time(timed, slower, pairs):
+    def took(features, identity):
+        predictions, rejects = infer(features, identity)
+        return replace(predictions, infer_s=float(slower if identity.version == "2" else 1)), rejects
+
+    stages = routed(Split(b"", (0.0,)), timed=timed, infer=SimpleNamespace(run=took))
+    legs = [leg for _ in range(20) for leg in stages.score(records([b"a", b"b"])).legs]
+    found = [leg for leg in legs if leg.stable_s is not None]
+    assert len(found) == pairs
+    assert {(leg.model.version, leg.infer_s, leg.stable_s) for leg in found} <= {("2", slower, 1)}
