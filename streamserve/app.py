@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,8 @@ from streamserve.worker.switch_points import SwitchPoints
 if TYPE_CHECKING:
     from streamserve.cache.slot_cache import SlotCache
     from streamserve.drift.sampler import Sampler
+    from streamserve.engines.residency import Residency
+    from streamserve.worker.rollout import RolloutFollower
 
 COMMIT_CALL_TIMEOUT_S = 30.0
 
@@ -120,15 +122,7 @@ class Slot:
         assignment = Assignment(clock)
         calls = PollCalls()
         with contextlib.ExitStack() as stack:
-            journal = stack.enter_context(CrashJournal(folder, self._name))
-            builder = ModelBuilder(
-                settings,
-                load=functools.partial(load_engine, settings),
-                journal=journal,
-                quarantine=quarantine,
-                metrics=metrics,
-                partition_count=cache.partition_count if cache is not None else None,
-            )
+            builder = self._builder(stack, folder, quarantine, cache, metrics)
             models = build_residency(settings, builder, note, metrics, log)
             stack.callback(models.close)
             batching = build_batching(settings.engine, metrics, clock, log)
@@ -138,26 +132,15 @@ class Slot:
                 served.deployments = fixed(models, files.version, metrics)
             else:
                 lane = self._shadow_lane(stack, facts, quarantine, folder, mailbox)
-                guard = kafka_guard(settings, metrics, clock, log)
-                served.deployments = follower = build_follower(
-                    settings, self._name, models, metrics, clock, log, lane, guard
-                )
-                follower.start()
-                if guard is not None:
-                    stack.enter_context(guard)
+                served.deployments = follower = self._follower(stack, models, lane, metrics)
             health.condition("model", met=True)
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)
             stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness, lane)
-            source = KafkaSource(
-                settings,
-                assignment,
-                clock,
-                log,
-                on_statistics=lambda statistics: report(statistics),  # noqa: PLW0108  defined below, once there is a worker
-                slot=self._name,
-            )
-            worker = Worker(
+            gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
+            report = self._report(metrics, gpu_used)
+            source = KafkaSource(settings, assignment, clock, log, on_statistics=report, slot=self._name)
+            yield Worker(
                 source=source,
                 sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
                 stages=stages,
@@ -180,14 +163,48 @@ class Slot:
                 switch_points=SwitchPoints(rollout_topics(settings).control, self._name) if follower else None,
             )
 
-            gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
+    def _builder(
+        self,
+        stack: contextlib.ExitStack,
+        folder: Path,
+        quarantine: Quarantine,
+        cache: SlotCache | None,
+        metrics: VersionMetrics,
+    ) -> ModelBuilder:
+        """What makes versions ready to serve, with the slot's crash journal."""
+        return ModelBuilder(
+            self._settings,
+            load=functools.partial(load_engine, self._settings),
+            journal=stack.enter_context(CrashJournal(folder, self._name)),
+            quarantine=quarantine,
+            metrics=metrics,
+            partition_count=cache.partition_count if cache is not None else None,
+        )
 
-            def report(statistics: KafkaStatistics) -> None:
-                worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
-                if gpu_used is not None:
-                    metrics.now.gpu_memory_used_bytes.set(gpu_used())
+    def _report(
+        self, metrics: VersionMetrics, gpu_used: Callable[[], float] | None
+    ) -> Callable[[KafkaStatistics], None]:
+        """Where the client's statistics go, every few seconds."""
 
-            yield worker
+        def report(statistics: KafkaStatistics) -> None:
+            if self._worker is not None:
+                self._worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
+            if gpu_used is not None:
+                metrics.now.gpu_memory_used_bytes.set(gpu_used())
+
+        return report
+
+    def _follower(
+        self, stack: contextlib.ExitStack, models: Residency, lane: ShadowLane, metrics: VersionMetrics
+    ) -> RolloutFollower:
+        """What keeps the slot at what the rollout topic says, started, and the guard beside it."""
+        settings, clock, log = self._settings, self._clock, self._log
+        guard = kafka_guard(settings, metrics, clock, log)
+        follower = build_follower(settings, self._name, models, metrics, clock, log, lane, guard)
+        follower.start()
+        if guard is not None:
+            stack.enter_context(guard)
+        return follower
 
     def _shadow_lane(
         self, stack: contextlib.ExitStack, facts: TopicFacts, quarantine: Quarantine, folder: Path, mailbox: Mailbox

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
 
 from streamserve.cli.console import emit_json, say, show, show_table
 from streamserve.cli.interrupts import Interrupts
-from streamserve.cli.model_options import ConfigurationOption, RepositoryOption, find_place
+from streamserve.cli.model_options import ConfigurationOption, Place, RepositoryOption, find_place
+from streamserve.cli.optimise_options import (
+    AgreementOption,
+    AliasOption,
+    ByOption,
+    DryRunOption,
+    EnergyOption,
+    EpochsOption,
+    HiddenOption,
+    MaxRowsOption,
+    NameArgument,
+    PruneKind,
+    PruneOption,
+    RankOption,
+    RequireFasterOption,
+    RequireSmallerOption,
+    RowsOption,
+    SamplesOption,
+    SeedOption,
+    SparsityOption,
+    ToleranceKind,
+    ToleranceKindOption,
+    ToleranceOption,
+    VersionOption,
+)
 from streamserve.cli.options import DEFAULT_CONFIG, Format, FormatOption, SetOption, parse_set
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.loading import load
@@ -32,34 +55,6 @@ if TYPE_CHECKING:
 NOT_MET = 3
 MEASURED_SHARE = 5
 """One row in so many, the newest, is kept from methods that learn from rows."""
-
-
-class By(StrEnum):
-    """Methods."""
-
-    GRAPH = "graph"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT8_STATIC = "int8-static"
-    ORT = "ort"
-    PRUNE = "prune"
-    LOW_RANK = "low-rank"
-    DISTIL = "distil"
-
-
-class ToleranceKind(StrEnum):
-    """Of what the difference is taken."""
-
-    MAX = "max"
-    MEAN = "mean"
-    P99 = "p99"
-
-
-class PruneKind(StrEnum):
-    """What `prune` removes."""
-
-    UNITS = "units"
-    WEIGHTS = "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,59 +97,31 @@ class RowSource:
 
 
 def optimize(
-    name: Annotated[str, typer.Argument(help="The model's name.")],
-    by: Annotated[list[By], typer.Option("--by", help="A method. Repeatable: one after the other, in this order.")],
-    version: Annotated[
-        str | None, typer.Option(help="latest, a number, or an alias.  [default: the configuration's, else latest]")
-    ] = None,
+    name: NameArgument,
+    by: ByOption,
+    version: VersionOption = None,
     repository: RepositoryOption = None,
     config: ConfigurationOption = None,
     set_: SetOption = None,
-    rows: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Events (JSON lines, CSV, NPZ, parquet), or without a configuration an NPZ file of model inputs.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
-    samples: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="Recorded rows instead.  [default: the pipeline's samples]")
-    ] = None,
-    max_rows: Annotated[int, typer.Option(min=1, help="At most so many rows, the newest.")] = 20_000,
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest absolute difference of outputs.")] = 0.01,
-    tolerance_kind: Annotated[
-        ToleranceKind, typer.Option(help="Of the worst element, on average, or of all but the worst hundredth.")
-    ] = ToleranceKind.MAX,
-    agreement: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Smallest share of rows that decide alike (thresholds, largest element)."),
-    ] = 0.99,
-    sparsity: Annotated[float, typer.Option(min=0, max=0.99, help="prune: share that is removed.")] = 0.5,
-    prune: Annotated[
-        PruneKind, typer.Option(help="prune: hidden units, or single weights, which only compress better.")
-    ] = PruneKind.UNITS,
-    energy: Annotated[
-        float, typer.Option(min=0.01, max=1, help="low-rank: share of the squared singular values that stays.")
-    ] = 0.99,
-    rank: Annotated[int | None, typer.Option(min=1, help="low-rank: so many singular values stay instead.")] = None,
-    hidden: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="distil: size of a hidden layer. Repeatable.  [default: 64, 64]", show_default=False),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="distil: how often the student sees each row.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="distil: of everything random.")] = 0,
-    alias: Annotated[str | None, typer.Option(help="Let this alias mean the new version, such as canary.")] = None,
+    rows: RowsOption = None,
+    samples: SamplesOption = None,
+    max_rows: MaxRowsOption = 20_000,
+    tolerance: ToleranceOption = 0.01,
+    tolerance_kind: ToleranceKindOption = ToleranceKind.MAX,
+    agreement: AgreementOption = 0.99,
+    sparsity: SparsityOption = 0.5,
+    prune: PruneOption = PruneKind.UNITS,
+    energy: EnergyOption = 0.99,
+    rank: RankOption = None,
+    hidden: HiddenOption = None,
+    epochs: EpochsOption = 15,
+    seed: SeedOption = 0,
+    alias: AliasOption = None,
     format: FormatOption = Format.TEXT,
     *,
-    require_faster: Annotated[
-        bool, typer.Option("--require-faster", help="Refuse a version whose largest batch is no faster.")
-    ] = False,
-    require_smaller: Annotated[
-        bool, typer.Option("--require-smaller", help="Refuse a version whose file is no smaller.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure; write nothing.")] = False,
+    require_faster: RequireFasterOption = False,
+    require_smaller: RequireSmallerOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Make a smaller or faster version of a model, and measure it; ends with 3 when it differs too much."""
     from streamserve.optimise.errors import need
@@ -192,14 +159,22 @@ def optimize(
         smaller=require_smaller,
     )
     task = Task(place.engine, original, methods, wish, thresholds_of(settings), limits)
-    with tempfile.TemporaryDirectory() as folder:
-        result = task.run(Path(folder), measured_on)
-        pushed = None
-        if not result.problems and not dry_run:
-            pushed = place.repository.push(
-                name, folder, alias=alias, metrics=result.metrics(), created_from=task.lineage
-            )
+    pushed, result = _made(task, place, measured_on, alias, write=not dry_run)
     result.tell(format, pushed, dry_run=dry_run)
+
+
+def _made(
+    task: Task, place: Place, rows: Tensors, alias: str | None, *, write: bool
+) -> tuple[ModelVersion | None, Result]:
+    """Run the task, and push what it made unless something speaks against it."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = task.run(Path(folder), rows)
+        if result.problems or not write:
+            return None, result
+        name = task.original.name
+        return place.repository.push(
+            name, folder, alias=alias, metrics=result.metrics(), created_from=task.lineage
+        ), result
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,12 +53,13 @@ class EngineSettings(Settings):
     slo_ms: float | None = Field(default=None, gt=0, le=3_600_000)
     """Goal for an event's latency, counted from the record's own timestamp: bounds the batches by what they take."""
     catch_up_lag_s: float = Field(default=5.0, gt=0)
-    """With `slo_ms`: records older than this (and than twice the goal) make the worker catch up: it takes the batch of the
-    best throughput until nothing is late any more."""
+    """With `slo_ms`: records older than this (and than twice the goal) make the worker catch up: it takes the batch of
+    the best throughput until nothing is late any more."""
     late: Literal["process", "dead_letter", "fallback"] = "process"
     """With `slo_ms`: what becomes of a record that cannot make it any more."""
     fallback: dict[str, Scalar | list[float]] | None = None
-    """Output of the model -> value in a late record's prediction, for `late: fallback`; such predictions say `"fallback": true`."""
+    """Output of the model -> value in a late record's prediction, for `late: fallback`; such predictions say
+    `"fallback": true`."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the runtime for one inference."""
     in_flight: int | None = Field(default=None, ge=1, le=4)

@@ -301,7 +301,7 @@ def _overrides(found: Backing) -> dict[str, str]:
 
 
 def _model(settings: PipelineSettings) -> str:
-    from streamserve.registry.repository import FolderRepository
+    from streamserve.composition.models import resolve_model
 
-    files = FolderRepository(settings.model.repository).resolve(settings.model.name, str(settings.model.version))
+    files = resolve_model(settings)
     return f"{files.name}@{files.version}"

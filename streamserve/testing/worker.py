@@ -84,20 +84,13 @@ class MemoryWorker:
         clock = SystemClock()
         self.log = io.StringIO()
         log = Log.open(stream=self.log, format="json")
-        version = str(settings.model.version)
-        self.versions = VersionMetrics(
-            CollectorRegistry(), pipeline=settings.pipeline, model=settings.model.name, version=version
-        )
+        model, version = settings.model.name, str(settings.model.version)
+        self.versions = VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=model, version=version)
         self.health = Health(clock, stall_s=settings.delivery.stall_s)
         self.assignment = Assignment(clock)
+        start = settings.input.start
         self.source = MemorySource(
-            broker,
-            settings.input.topics,
-            self.assignment,
-            clock,
-            log,
-            start=settings.input.start,
-            everything=everything,
+            broker, settings.input.topics, self.assignment, clock, log, start=start, everything=everything
         )
         ids = [f"{settings.pipeline}.{slot}.{n}" for n in range(settings.delivery.producers)]
         self.sink = MemorySink(broker, ids, max_bytes=MAX_RECORD_BYTES)
@@ -111,23 +104,14 @@ class MemoryWorker:
             quarantine=_NothingKnown(),
             metrics=self.versions,
         )
-        follower, self._lane, self._guard = None, None, None
+        self._lane: ShadowLane | None = None
+        self._guard: WorkerGuard | None = None
+        follower = None
         if settings.rollout is None:
-            files = MemoryFiles(name=settings.model.name, version=version)
+            files = MemoryFiles(name=model, version=version)
             self.deployments: Deployments = Fixed(single(builder.assembled(files, _engine(engine, version))))
         else:
-            nothing = _NothingKnown()
-            self._lane = build_lane(
-                settings,
-                MemoryShadowSink(broker),
-                journal=nothing,
-                quarantine=nothing,
-                behind=lambda: mailbox.behind,
-                log=log,
-            )
-            self._guard = _guard(settings, broker, self.versions, clock, log)
-            follower = _follower(settings, slot, builder, broker, self.versions, clock, log, self._lane, self._guard)
-            self.deployments = follower
+            self.deployments = follower = self._following(settings, broker, builder, slot, mailbox, log)
         self._follower = follower
         self.worker = Worker(
             source=self.source,
@@ -152,6 +136,28 @@ class MemoryWorker:
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{slot}", daemon=True)
+
+    def _following(
+        self,
+        settings: PipelineSettings,
+        broker: MemoryBroker,
+        builder: ModelBuilder,
+        slot: str,
+        mailbox: Mailbox,
+        log: Log,
+    ) -> RolloutFollower:
+        """What keeps the worker at what the topic says, with the shadow lane and the guard beside it."""
+        nothing, clock = _NothingKnown(), SystemClock()
+        self._lane = build_lane(
+            settings,
+            MemoryShadowSink(broker),
+            journal=nothing,
+            quarantine=nothing,
+            behind=lambda: mailbox.behind,
+            log=log,
+        )
+        self._guard = _guard(settings, broker, self.versions, clock, log)
+        return _follower(settings, slot, builder, broker, self.versions, clock, log, self._lane, self._guard)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -72,7 +72,12 @@ def pipeline(tmp_path, kafka, redis_server):
     text = "".join(line for line in config.read_text().splitlines(keepends=True) if not line.startswith("rollout:"))
     config.write_text(text + MORE)
     port = free_port()
-    env = environment(KAFKA_BOOTSTRAP=kafka.bootstrap, REDIS_URL=redis_server.url, STREAMSERVE_HTTP__PORT=str(port), OMP_NUM_THREADS="1")
+    env = environment(
+        KAFKA_BOOTSTRAP=kafka.bootstrap,
+        REDIS_URL=redis_server.url,
+        STREAMSERVE_HTTP__PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
     made = Pipeline(tmp_path, prefix, env, kafka.bootstrap)
     made.say("topics", "apply")
     log = tmp_path / "worker.log"
@@ -112,7 +117,8 @@ def test_a_models_life(pipeline, tmp_path):
     assert (state["stable"], state["canary"], state["weight"]) == ("1", "2", 0.3)
     until(
         lambda: all(
-            slot["acknowledgement"]["serving"] == state["revision"] for slot in pipeline.told("model", "status")["workers"]
+            slot["acknowledgement"]["serving"] == state["revision"]
+            for slot in pipeline.told("model", "status")["workers"]
         )
     )
 

@@ -13,10 +13,10 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from streamserve.composition.models import resolve_model
 from streamserve.cli import main
 from streamserve.cli.drift_files import file_parts
 from streamserve.cli.drift_scoring import Scorer, personal_of
+from streamserve.composition.models import resolve_model
 from streamserve.config.loading import load
 from streamserve.demo.flights import Flights
 from streamserve.drift.chunk import RejectCount, TextColumn, encode

@@ -42,9 +42,7 @@ def test_its_lines_are_told_and_it_works_in_its_folder(tmp_path):
 def test_it_sees_what_it_may_and_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     monkeypatch.setenv("DATA_URL", "here")
-    code = (
-        "import os; print(os.environ.get('KAFKA_SASL_PASSWORD'), os.environ['DATA_URL'], os.environ['RETRAIN_OUT'])"
-    )
+    code = "import os; print(os.environ.get('KAFKA_SASL_PASSWORD'), os.environ['DATA_URL'], os.environ['RETRAIN_OUT'])"
     lines = run(code, tmp_path=tmp_path, variables={"RETRAIN_OUT": "o"}, passed_on=["DATA_URL", "NOT_THERE"])
     assert lines == ["None here o"]
 
