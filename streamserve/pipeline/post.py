@@ -18,7 +18,8 @@ from streamserve.batch import F64, I64, PredictionBatch, Reject, Tensor, Tensors
 from streamserve.config.settings import ArgmaxStep, PostStep, SoftmaxStep, TopKStep
 from streamserve.errors import ContractError
 from streamserve.pipeline.finite import not_finite
-from streamserve.ports import TensorSpec
+from streamserve.pipeline.poison import empty_outputs
+from streamserve.ports import Signature, TensorSpec
 
 
 class Unfit(Exception):
@@ -55,6 +56,8 @@ class PostProcessing:
         if problems:
             raise ContractError("output.post does not fit the model: " + "; ".join(problems) + ".")
         self.outputs = tuple(specs.values())
+        made = tuple(spec for spec in self.outputs if spec not in outputs)
+        self._nothing = empty_outputs(Signature(inputs=(), outputs=made))
         self._scores = tuple(dict.fromkeys(scores))
         self._steps = [_step(name, step) for name, step in steps.items()]
 
@@ -65,6 +68,8 @@ class PostProcessing:
         if rejects:
             bad = {reject.row for reject in rejects}
             predictions = predictions.take([i for i, row in enumerate(rows) if row not in bad])
+        if not len(predictions):  # a free axis of no rows has no length that a step could check
+            return replace(predictions, outputs={**predictions.outputs, **self._nothing}), rejects
         outputs = dict(predictions.outputs)
         try:
             for step in self._steps:
@@ -73,7 +78,8 @@ class PostProcessing:
             rejects += [
                 Reject(row=row, stage="infer", reason="transform", detail=str(error)) for row in predictions.events.row
             ]
-            return predictions.take([]), rejects
+            none = predictions.take([])
+            return replace(none, outputs={**none.outputs, **self._nothing}), rejects
         return replace(predictions, outputs=outputs), rejects
 
 

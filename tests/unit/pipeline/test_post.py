@@ -141,6 +141,24 @@ def test_a_free_axis_that_does_not_have_the_labels_is_told_in_the_rejects():
     post = {"c": {"kind": "argmax", "of": "x", "labels": LABELS}}
     made, rejects = run(post, {"x": np.zeros((1, 4), np.float32)}, [spec("x", "float32", -1)])
     assert (len(made), rejects[0].detail) == (0, "output.post.c has 3 labels, the model gave 4 values of x")
+    assert made.outputs["c"].shape == (0,)  # the encoder looks for it
+
+
+@pytest.mark.parametrize("scores", [np.empty((0, 0), np.float32), np.full((2, 3), np.nan, np.float32)])
+def test_without_a_row_every_step_still_gives_its_outputs_and_no_axis_is_checked(scores):
+    post = {
+        "p": {"kind": "softmax", "of": "x"},
+        "c": {"kind": "argmax", "of": "p", "labels": LABELS},
+        "t": {"kind": "top_k", "of": "x", "k": 2, "values": "v"},
+    }
+    made, rejects = run(post, {"x": scores}, [spec("x", "float32", -1)])
+    assert (len(made), [reject.reason for reject in rejects]) == (0, ["non_finite"] * len(scores))
+    assert {name: values.shape for name, values in made.outputs.items() if name != "x"} == {
+        "p": (0, 0),
+        "c": (0,),
+        "t": (0, 2),
+        "v": (0, 2),
+    }
 
 
 def test_a_row_of_nan_is_a_reject_even_when_its_scores_are_not_written():

@@ -10,7 +10,8 @@ import pytest
 from benchmarks.models import save
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.engines.onnx import OnnxEngine
-from streamserve.testing import MemoryBroker, MemoryWorker, memory_settings
+from streamserve.ports import Signature, TensorSpec
+from streamserve.testing import FunctionEngine, MemoryBroker, MemoryWorker, memory_settings
 from tests.memory import topics
 from tests.texts import LABELS, NAN_TOKEN, NO_TOKEN, VOCABULARY, classifier, hook, probabilities
 
@@ -169,3 +170,30 @@ def tokenise_and_pad(inputs):
     assert b"ValueError: invalid literal" in dead[20]["__connect.errors.exception.message"]
     check(made, numbers)
     assert (metrics.inference_elements["length",]._value.get() > 0) is bucketed
+
+
+@pytest.mark.parametrize("labels", [None, ["few", "many"], ["none", "few", "many"]])
+def test_no_row_and_no_match_of_labels_on_a_free_axis_ends_the_worker(labels):
+    signature = Signature(
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 1)),),
+        outputs=(TensorSpec(name="scores", dtype="float32", shape=(-1, -1)),),
+    )
+    engine = FunctionEngine(lambda inputs: {"scores": inputs["x"] * np.array([[1, 2]], np.float32)}, signature)
+    broker = topics(MemoryBroker())
+    post = {"best": {"kind": "argmax", "of": "scores", "labels": labels}}
+    settings = memory_settings(
+        [{"name": "x"}],
+        output={"topic": "predictions", "post": post, "outputs": {"best": "best"}},
+        dead_letter={"topic": "dead", "max_ratio": 1},
+    )
+    fits = labels is None or len(labels) == 2
+    with MemoryWorker(settings, engine, broker) as worker:
+        broker.produce("events", b"no JSON")
+        broker.wait_records("dead", 1)  # a batch of its own
+        broker.produce("events", b'{"x": 1}')
+        broker.wait_records("predictions" if fits else "dead", 1 if fits else 2)
+    assert worker.failure is None
+    made = [json.loads(record.value)["outputs"]["best"] for record in broker.records("predictions")]
+    reasons = [dict(record.headers)["streamserve.reason"] for record in broker.records("dead")]
+    assert made == ([1 if labels is None else "many"] if fits else [])
+    assert reasons == ([b"decode"] if fits else [b"decode", b"transform"])
