@@ -20,7 +20,7 @@ from streamserve.batch import ModelIdentity
 from streamserve.clock import Clock, SystemClock
 from streamserve.composition.batching import build_batching, in_flight
 from streamserve.composition.beside import build_lane, kafka_guard, kafka_shadow_sink
-from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
+from streamserve.composition.models import ModelBuilder, load_engine, reference_hash, resolve_model
 from streamserve.composition.serving import Served, build_follower, build_residency, fixed
 from streamserve.config.drift_topics import drift_topics
 from streamserve.config.rollout_topics import rollout_topics
@@ -179,6 +179,7 @@ class Slot:
             quarantine=quarantine,
             metrics=metrics,
             partition_count=cache.partition_count if cache is not None else None,
+            reference=functools.partial(reference_hash, self._settings) if self._settings.drift is not None else None,
         )
 
     def _report(
@@ -268,21 +269,12 @@ def build_sampler(
         return None
     from streamserve.config.pii_key import pii_key
     from streamserve.drift.sampler import SampledVersion, Sampler
-    from streamserve.registry.references import FolderReferences
 
     topic = drift_topics(settings).samples
-    references = FolderReferences(settings.model.repository)
-
-    def version_facts(version: str) -> SampledVersion:
-        reference = references.find(settings.model.name, version)
-        return SampledVersion(
-            outputs=builder.outputs(version), reference=reference.hash if reference is not None else ""
-        )
-
     return Sampler.of(
         settings,
         settings.drift,
-        version_facts,
+        lambda version: SampledVersion(outputs=builder.outputs(version), reference=builder.reference(version)),
         secret=pii_key(settings.drift, os.environ),
         partitions=facts.partitions[topic],
         max_bytes=facts.max_bytes[topic],

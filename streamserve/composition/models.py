@@ -40,6 +40,14 @@ def open_repository(settings: PipelineSettings) -> FolderRepository:
     return FolderRepository(settings.model.repository, custom_operators=bool(settings.engine.custom_ops))
 
 
+def reference_hash(settings: PipelineSettings, version: str) -> str:
+    """Hash of the drift reference beside a version; empty when there is none. Raises: ModelCorrupt."""
+    from streamserve.registry.references import FolderReferences
+
+    reference = FolderReferences(settings.model.repository).find(settings.model.name, version)
+    return reference.hash if reference is not None else ""
+
+
 def load_engine(settings: PipelineSettings, files: ModelFiles, on_padding: OnPadding | None = None) -> Engine:
     """The engine with that model."""
     return build_engine(files, settings.engine, on_padding)
@@ -77,6 +85,7 @@ class ModelBuilder:
         journal, quarantine: the two sides of crash recovery, shared by all versions.
         metrics: by version.
         partition_count: partitions of an input topic, where predictions tell it.
+        reference: hash of the drift reference beside a version, where samples tell it.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class ModelBuilder:
         quarantine: Suspects,
         metrics: VersionMetrics,
         partition_count: Callable[[str], int] | None = None,
+        reference: Callable[[str], str] | None = None,
     ) -> None:
         self._settings = settings
         self._load = load
@@ -95,7 +105,9 @@ class ModelBuilder:
         self._quarantine = quarantine
         self._metrics = metrics
         self._partition_count = partition_count
+        self._reference = reference
         self._outputs: dict[str, Sequence[TensorSpec]] = {}
+        self._references: dict[str, str] = {}
 
     def build(self, files: ModelFiles) -> LoadedModel:
         """Load, warm and rehearse it.
@@ -104,6 +116,8 @@ class ModelBuilder:
             ConfigError, ModelCorrupt, ContractError, EngineError: it cannot serve this pipeline; nothing of it stays
                 loaded.
         """
+        if self._reference is not None:  # read here, where a broken one is a refused load, not in the write thread
+            self._references[files.version] = self._reference(files.version)
         engine = self._load(files, partial(self._metrics.of(files.version).padded, "batch"))
         try:
             model = self.assembled(files, engine)
@@ -125,6 +139,10 @@ class ModelBuilder:
     def outputs(self, version: str) -> Sequence[TensorSpec]:
         """What the predictions of a version hold that was built, though it may be gone since."""
         return self._outputs[version]
+
+    def reference(self, version: str) -> str:
+        """Hash of the drift reference that stood beside a version when it was built last; empty: there was none."""
+        return self._references[version]
 
     def assembled(self, files: ModelFiles, engine: Engine) -> LoadedModel:
         """Everything around an engine.
