@@ -8,7 +8,9 @@ now, its prediction comes too late. `engine.late` says what then:
 * `fallback`: it gets the outputs of `engine.fallback` at once, in a prediction that says so.
 
 Nothing is silent: every late record is counted with its outcome when it is committed, and all three outcomes are within
-the law *consumed = predicted + rejected*. A record that cannot be decoded is rejected as such, however old it is.
+the law *consumed = predicted + rejected*. A record that cannot be decoded is rejected as such, however old it is, and one
+whose timestamp is missing, in the future or before the year 2000 has no age that is known: it is never late. When the
+batch was polled says nothing of a record's age: its chunks were polled at different times.
 
 Pure; the clock is handed in.
 """
@@ -98,11 +100,10 @@ class Lateness:
         """Positions of the events that cannot make it."""
         records = events.origin
         now_ms = self._clock.epoch_ms()
-        polled_ms = now_ms - int((self._clock.monotonic_s() - records.polled_s) * 1000)
         too_old_ms = now_ms - (self._goal.slo_s - self._goal.least_s) * 1000
-        if oldest_ms(records, polled_ms) >= too_old_ms:
+        if oldest_ms(records, now_ms) >= too_old_ms:
             return []
         stamps = np.array(records.timestamp_ms, dtype=np.int64)[events.row]
-        stamps[(stamps < EARLIEST_MS) | (stamps > polled_ms)] = polled_ms
+        stamps[(stamps < EARLIEST_MS) | (stamps > now_ms)] = now_ms
         late: list[int] = np.flatnonzero(stamps < too_old_ms).tolist()
         return late

@@ -169,9 +169,9 @@ class SloPlanner:
             self._caught_up(self._clock.monotonic_s())
 
 
-def oldest_ms(records: RecordBatch, polled_ms: int) -> int:
-    """The oldest plausible timestamp of records polled at `polled_ms`; that time where there is none."""
+def oldest_ms(records: RecordBatch, now_ms: int) -> int:
+    """The oldest plausible timestamp of these records; `now_ms` where there is none."""
     oldest = min(records.timestamp_ms)
-    if EARLIEST_MS <= oldest <= polled_ms:
+    if EARLIEST_MS <= oldest <= now_ms:
         return oldest
-    return min((ms for ms in records.timestamp_ms if EARLIEST_MS <= ms <= polled_ms), default=polled_ms)
+    return min((ms for ms in records.timestamp_ms if EARLIEST_MS <= ms <= now_ms), default=now_ms)

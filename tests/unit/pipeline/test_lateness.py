@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.batch import EventBatch, TopicPartition
+from streamserve.batch import EventBatch, RecordBatch, TopicPartition
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.errors import ContractError
 from streamserve.pipeline.fallback import Fallback
@@ -93,11 +93,16 @@ def test_rows_are_those_of_the_records_also_when_some_did_not_decode():
 
 
 @pytest.mark.parametrize("stamp", [-1, 0, NOW_MS // 1000, NOW_MS + 3_600_000])
-def test_an_implausible_timestamp_counts_from_the_poll(stamp):
-    records = replace(chunk(1, polled_s=999.95), timestamp_ms=[stamp])
-    assert lateness("process").admit(event_batch(records)).late is None
-    records = replace(chunk(1, polled_s=999.0), timestamp_ms=[stamp])
-    assert lateness("process").admit(event_batch(records)).late.rows == [0]
+def test_a_record_without_a_plausible_timestamp_is_never_late(stamp):
+    records = replace(chunk(2, polled_s=999.0), timestamp_ms=[stamp, NOW_MS - 900])
+    assert lateness("dead_letter").admit(event_batch(records)).late.rows == [1]
+
+
+def test_a_record_polled_after_a_stall_is_not_as_old_as_the_records_before_it():
+    stalled = replace(chunk(2, polled_s=999.8), timestamp_ms=[NOW_MS - 202, NOW_MS - 201])
+    fresh = replace(chunk(2, start=2, polled_s=999.995), timestamp_ms=[NOW_MS - 6, NOW_MS - 5])
+    admission = lateness("dead_letter").admit(event_batch(RecordBatch.concat([stalled, fresh])))
+    assert (admission.events.row, admission.late.rows) == ([2, 3], [0, 1])
 
 
 @given(
