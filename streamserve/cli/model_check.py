@@ -38,6 +38,9 @@ def check(
 ) -> None:
     """Try a version on recorded samples beside another; ends with 3 when something speaks against it."""
     settings = load(config, parse_set(set_)).settings
+    if settings.drift is None:
+        _check_fit(settings, version, format)
+        return
     with Interrupts() as stop:
         tried = try_version(settings, version, against, rows=rows, stop=stop)
     problems = tried.problems(max_difference)
@@ -49,6 +52,19 @@ def check(
         say(problem, "red")
     if problems:
         raise typer.Exit(NOT_MET)
+
+
+def _check_fit(settings: PipelineSettings, version: str, format: Format) -> None:
+    """Without recorded rows: load it as a worker would. Raises: whatever keeps it from serving."""
+    from streamserve.composition.trial import Bench
+
+    model = Bench(settings).load(version)
+    if format is Format.JSON:
+        emit_json({"version": model.version, "against": None, "rows": 0, "outputs": [], "problems": []})
+    else:
+        show(
+            f"version {model.version} is fit to serve; without a `drift` block there are no recorded rows to try it on"
+        )
 
 
 def require(settings: PipelineSettings, version: str) -> None:

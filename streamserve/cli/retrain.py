@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +18,17 @@ from streamserve.cli.console import show
 from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.model_check import stable_version
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, SetOption, parse_set
+from streamserve.cli.rollout_session import rollout_session
 from streamserve.clock import SystemClock
 from streamserve.composition.models import open_repository, resolve_model
 from streamserve.config.loading import LoadedConfig, load
 from streamserve.errors import ConfigError
-from streamserve.rollout.records import Command
 from streamserve.telemetry.logs import Log
 
 if TYPE_CHECKING:
     from streamserve.config.rollout_settings import RetrainLoopSettings
     from streamserve.config.settings import PipelineSettings
-    from streamserve.registry.model import ModelVersion
-    from streamserve.retrain.loop import Retrained, Retrainer, Trial
+    from streamserve.retrain.loop import Retrained, Retrainer
     from streamserve.retrain.requests import Request, Requests
 
 EXIT_CODES = {"failed": 1, "refused": 3}
@@ -54,9 +52,9 @@ def command(
             ("drift",), "missing, so nobody asks for a model", "add `drift: {}`, or retrain.every_s"
         )
         raise ConfigError([problem])
-    with Interrupts() as stop, contextlib.ExitStack() as stack:
+    with Interrupts() as stop:
         log = Log.open(verbosity=verbosity())
-        retrainer = _retrainer(loaded, settings.retrain, stop, stack, log)
+        retrainer = _retrainer(loaded, set_ or [], settings.retrain, stop, log)
         if once:
             _end(retrainer.handle(_own_request(settings, reason)))
         else:
@@ -64,16 +62,13 @@ def command(
 
 
 def _retrainer(
-    loaded: LoadedConfig, retrain: RetrainLoopSettings, stop: Interrupts, stack: contextlib.ExitStack, log: Log
+    loaded: LoadedConfig, changes: list[str], retrain: RetrainLoopSettings, stop: Interrupts, log: Log
 ) -> Retrainer:
+    from streamserve.retrain.check import check_apart
     from streamserve.retrain.loop import Retrainer
 
     settings = loaded.settings
-    publish: Callable[[Command], object] | None = None
-    if settings.rollout is not None:
-        from streamserve.kafka.rollout_topic import RolloutWriter
-
-        publish = stack.enter_context(RolloutWriter(settings)).publish
+    options = ["-c", str(loaded.path), *(word for change in changes for word in ("--set", change))]
     return Retrainer(
         retrain,
         model=settings.model.name,
@@ -81,8 +76,15 @@ def _retrainer(
         repository=open_repository(settings),
         lock=Path(settings.model.repository) / f".retrain-{settings.model.name}.lock",
         stable=lambda: _resolved_stable(settings),
-        check=lambda pushed, stable: _trial(settings, retrain, pushed, stable, stop),
-        publish=publish,
+        check=lambda pushed, stable: check_apart(
+            options,
+            pushed.version,
+            stable,
+            rows=retrain.check.rows,
+            max_difference=retrain.check.max_difference,
+            stop=stop,
+        ),
+        rollouts=(lambda: rollout_session(loaded)) if settings.rollout is not None else None,
         stop=stop,
         clock=SystemClock(),
         log=log,
@@ -92,20 +94,6 @@ def _retrainer(
 def _resolved_stable(settings: PipelineSettings) -> str:
     """The number of the version that is stable now."""
     return resolve_model(settings, stable_version(settings)).version
-
-
-def _trial(
-    settings: PipelineSettings, retrain: RetrainLoopSettings, pushed: ModelVersion, stable: str, stop: Interrupts
-) -> Trial:
-    from streamserve.composition.trial import Bench
-    from streamserve.retrain.loop import Trial
-
-    if settings.drift is None:
-        Bench(settings).load(pushed.version)  # there are no recorded rows, but it must be fit to serve
-        return Trial()
-    tried = Bench(settings).beside(pushed.version, stable, rows=retrain.check.rows, stop=stop)
-    figures = {} if tried.comparison is None else {"mean_difference": tried.comparison.difference("mean")}
-    return Trial(problems=tuple(tried.problems(retrain.check.max_difference)), rows=tried.rows, figures=figures)
 
 
 def _serve(

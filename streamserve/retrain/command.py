@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,14 +61,12 @@ def run_command(
         )
     except OSError as error:
         raise TrainingFailed(f"retrain.command cannot be started: {error}") from error
-    with process:
-        last: list[str] = []
-        reader = threading.Thread(target=_read, args=(process.stdout, last, line), daemon=True)
-        reader.start()
-        why = _wait(process, timeout_s, stop)
-        if why:
-            _end(process)
-        reader.join(GRACE_S)
+    last: list[str] = []
+    reader = threading.Thread(target=_read, args=(process.stdout, last, line), daemon=True)
+    reader.start()
+    why = _wait(process, timeout_s, stop)
+    _end(process)  # in any case: what it left behind would hold its output open, and go on working on what is pushed
+    reader.join(GRACE_S)
     if why or process.returncode:
         how = why or (f"ended with {process.returncode}" if process.returncode > 0 else _by_signal(process.returncode))
         tail = "".join(f"\n    {text}" for text in last)
@@ -89,21 +88,21 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: Callable[[],
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask its whole group to end, then end it."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+    """End its whole group: ask first, unless it has ended by itself and only others are left."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if process.poll() is None else (signal.SIGKILL,):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, number)
             process.wait(GRACE_S)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
 
 
 def _read(stream: IO[bytes] | None, last: list[str], line: Callable[[str], None]) -> None:
-    for data in stream or ():
-        text = data.decode("utf-8", "replace").rstrip()[:LINE_CHARS]
-        last.append(text)
-        del last[:-LAST_LINES]
-        line(text)
+    """To its end, which comes when nobody of the group is left to write; closes it."""
+    with contextlib.closing(stream) if stream is not None else contextlib.nullcontext():
+        for data in stream or ():
+            text = data.decode("utf-8", "replace").rstrip()[:LINE_CHARS]
+            last.append(text)
+            del last[:-LAST_LINES]
+            line(text)
 
 
 def _by_signal(code: int) -> str:

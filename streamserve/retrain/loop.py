@@ -23,7 +23,9 @@ from streamserve.errors import StreamServeError
 from streamserve.registry.model import ModelVersion
 from streamserve.retrain.command import TrainingFailed, run_command
 from streamserve.retrain.requests import Request
-from streamserve.rollout.records import Canary, Command, Promote, Shadow
+from streamserve.rollout.log import Given, RolloutLog
+from streamserve.rollout.records import Canary, Command, Promote, Shadow, new_id, text
+from streamserve.rollout.state import Refused, RolloutState
 from streamserve.telemetry.logs import Log
 
 Result = Literal["failed", "refused", "pushed", "shadow", "canary", "promoted"]
@@ -64,6 +66,15 @@ class Retrained:
     trial: Trial = Trial()
 
 
+class Rollouts(Protocol):
+    """The rollout topic, as somebody who gives commands sees it."""
+
+    @property
+    def log(self) -> RolloutLog: ...
+    def read(self) -> RolloutState: ...
+    def give(self, command: Command) -> Given: ...
+
+
 class Repository(Protocol):
     """What is needed of a repository of models."""
 
@@ -83,7 +94,7 @@ class Retrainer:
         lock: a file that runners of the model share.
         stable: says the number of the version that is stable.
         check: tries a version beside another.
-        publish: gives a command to the workers; None where there are no rollouts.
+        rollouts: opens the rollout topic; None where there are no rollouts.
         stop: whether we are to end.
     """
 
@@ -97,7 +108,7 @@ class Retrainer:
         lock: Path,
         stable: Callable[[], str],
         check: Callable[[ModelVersion, str], Trial],
-        publish: Callable[[Command], object] | None,
+        rollouts: Callable[[], contextlib.AbstractContextManager[Rollouts]] | None,
         stop: Callable[[], bool],
         clock: Clock,
         log: Log,
@@ -109,7 +120,7 @@ class Retrainer:
         self._lock = lock
         self._stable = stable
         self._check = check
-        self._publish = publish
+        self._rollouts = rollouts
         self._stop = stop
         self._clock = clock
         self._log = log
@@ -128,8 +139,8 @@ class Retrainer:
                 return self._told(
                     Retrained(result="refused", version=version, why="; ".join(trial.problems), trial=trial)
                 )
-            self._roll_out(version, request)
-            return self._told(Retrained(result=THEN[self._settings.then], version=version, trial=trial))
+            result, why = self._roll_out(version, request)
+            return self._told(Retrained(result=result, version=version, why=why, trial=trial))
         except StreamServeError as error:
             return self._told(Retrained(result="failed", version=version, why=str(error)))
 
@@ -190,28 +201,48 @@ class Retrainer:
         ]
         return Trial(problems=tuple(problems)) if problems else self._check(pushed, stable)
 
-    def _roll_out(self, version: str, request: Request) -> None:
-        if self._publish is None or self._settings.then == "nothing":
-            return
-        at_ms = self._clock.epoch_ms()
+    def _roll_out(self, version: str, request: Request) -> tuple[Result, str]:
+        """Give the command, once for a version and not over what people have under way; what became of it, and why."""
+        then = self._settings.then
+        if self._rollouts is None or then == "nothing":
+            return "pushed", ""
+        with self._rollouts() as rollouts:
+            state = rollouts.read()
+            if any(given.command.by == WHO and _names(given.command, version) for given in rollouts.log.history):
+                return THEN[then], "its command was given before; the history says what came of it"
+            running = state.canary or state.experiment or (state.shadow if then == "shadow" else None)
+            if running is not None:
+                return "refused", f"{running} is being tried (streamserve model status); roll {version} out by hand"
+            try:
+                given = rollouts.give(self._command(version, request, state.revision))
+            except Refused as refused:
+                return "refused", str(refused)
+        return ("refused", given.refused) if given.refused else (THEN[then], "")
+
+    def _command(self, version: str, request: Request, revision: int) -> Command:
         told: dict[str, Any] = {
-            "id": f"retrain-{version}-{at_ms}",
+            "id": new_id(),
             "by": WHO,
-            "why": request.reason[:2000],
-            "at_ms": at_ms,
+            "why": text(request.reason),
+            "at_ms": self._clock.epoch_ms(),
+            "expects": revision,
         }
         match self._settings.then:
             case "shadow":
-                self._publish(Shadow(version=version, **told))
+                return Shadow(version=version, **told)
             case "canary":
-                self._publish(Canary(version=version, weight=self._settings.weight, **told))
+                return Canary(version=version, weight=self._settings.weight, **told)
             case _:
-                self._publish(Promote(version=version, **told))
+                return Promote(version=version, **told)
 
     def _told(self, how: Retrained) -> Retrained:
         line = self._log.error if how.result == "failed" else self._log.info
         line("retrained", result=how.result, version=how.version, why=how.why, rows=how.trial.rows, **how.trial.figures)
         return how
+
+
+def _names(command: Command, version: str) -> bool:
+    return isinstance(command, Canary | Promote | Shadow) and command.version == version
 
 
 def _locked(descriptor: int) -> bool:

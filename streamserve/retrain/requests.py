@@ -9,6 +9,7 @@ lasts, the monitor has asked again.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,8 +105,9 @@ class Requests:
 
         def keep() -> None:
             while not done.wait(POLL_S):
-                self._consumer.pause(self._consumer.assignment())
-                self._consumer.poll(0)
+                with contextlib.suppress(KafkaException):  # partitions that left meanwhile
+                    self._consumer.pause(self._consumer.assignment())
+                    self._consumer.poll(0)
 
         keeper = threading.Thread(target=keep, name="retrain-member", daemon=True)
         keeper.start()

@@ -86,3 +86,19 @@ def test_what_it_started_ends_with_it(tmp_path, reason):
     while not gone(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_what_it_leaves_behind_is_ended_and_nobody_waits_for_it(tmp_path):
+    code = (
+        "import subprocess, sys;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "open('pids', 'w').write(str(child.pid)); print('done')"
+    )
+    started_s = time.monotonic()
+    assert run(code, tmp_path=tmp_path) == ["done"]
+    assert time.monotonic() - started_s < 30
+    child = int((tmp_path / "pids").read_text())
+    deadline = time.monotonic() + 10
+    while not gone(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from benchmarks import models
+from streamserve.cli.rollout_session import RolloutSession
 from streamserve.clock import SystemClock
 from streamserve.config.rollout_settings import RetrainLoopSettings
 from streamserve.registry.repository import FolderRepository
 from streamserve.retrain.loop import Retrainer, Trial
 from streamserve.retrain.requests import Request
-from streamserve.rollout.records import Canary, Promote, Shadow
+from streamserve.rollout.records import Arm, Canary, Experiment, Promote, Rollback, Shadow
 from streamserve.telemetry.logs import Log
+from streamserve.testing import MemoryBroker
+from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
 
 REQUEST = Request(
     reason="an incident has been open for 90 s", at_ms=1_370_000_000_000, version="1", document=b'{"a":1}'
@@ -28,7 +32,7 @@ METRICS = "open(out + '/model.yaml', 'w').write('metrics: {auc: 0.9}')"
 
 
 class Rig:
-    def __init__(self, folder, code=WRITES, trial=None, **settings):
+    def __init__(self, folder, code=WRITES, trial=None, broker=None, **settings):
         self.folder = folder
         self.repository = FolderRepository(folder / "models")
         (folder / "new.onnx").write_bytes(models.mlp(seed=2).SerializeToString())
@@ -36,7 +40,11 @@ class Rig:
             (folder / "old.onnx").write_bytes(models.mlp(seed=1).SerializeToString())
             self.repository.push("m", folder / "old.onnx")
         (folder / "streamserve.yaml").write_text("")
-        self.commands, self.checked = [], []
+        self.checked = []
+        self.broker = broker or MemoryBroker()
+        if broker is None:
+            self.broker.create_topic("rollout")
+            self.give(Promote(id="first", version="1"))
         self.log = io.StringIO()
         self.retrainer = Retrainer(
             RetrainLoopSettings(command=[sys.executable, "-c", code], **settings),
@@ -46,12 +54,32 @@ class Rig:
             lock=folder / "models" / ".retrain-m.lock",
             stable=lambda: "1",
             check=self.check,
-            publish=self.commands.append,
+            rollouts=self.opened,
             stop=lambda: False,
             clock=SystemClock(),
             log=Log.open(stream=self.log, format="json"),
         )
         self.trial = trial or Trial(rows=10, figures={"mean_difference": 0.1})
+
+    @contextlib.contextmanager
+    def opened(self):
+        with (
+            MemoryRolloutReader(self.broker, "rollout") as reader,
+            MemoryRolloutWriter(self.broker, "rollout") as writer,
+        ):
+            yield RolloutSession(reader, writer, members=lambda: None)
+
+    def give(self, command):
+        with self.opened() as session:
+            session.read()
+            session.give(command)
+
+    @property
+    def commands(self):
+        """Those of the runner, whatever came of them."""
+        with self.opened() as session:
+            session.read()
+        return [given.command for given in session.log.history if given.command.by == "retrain"]
 
     def check(self, pushed, stable):
         self.checked.append((pushed.version, stable))
@@ -136,7 +164,7 @@ def test_a_runner_that_died_after_the_push_goes_on_with_the_check(tmp_path):
     rig.retrainer._check = dies
     with pytest.raises(Died):
         rig.retrainer.handle(REQUEST)
-    again = Rig(tmp_path)
+    again = Rig(tmp_path, broker=rig.broker)
     assert again.retrainer.handle(REQUEST).version == "2"
     assert again.repository.versions("m") == [1, 2]
     assert (tmp_path / "seen").read_text().count('{"a":1}') == 1
@@ -144,10 +172,39 @@ def test_a_runner_that_died_after_the_push_goes_on_with_the_check(tmp_path):
     assert again.retrainer.handle(other).version == "3"
 
 
+def test_a_request_that_comes_again_does_not_roll_out_again_what_was_rolled_back(tmp_path):
+    rig = Rig(tmp_path)
+    assert rig.retrainer.handle(REQUEST).result == "canary"
+    rig.give(Rollback(id="guard-1", by="guard"))
+    how = rig.retrainer.handle(REQUEST)
+    assert (how.version, how.why) == ("2", "its command was given before; the history says what came of it")
+    assert len(rig.commands) == 1
+
+
+@pytest.mark.parametrize(
+    "running",
+    [
+        Canary(id="c", version="7", weight=0.3),
+        Experiment(
+            id="e", name="x", arms=(Arm(name="a", version="1", weight=0.5), Arm(name="b", version="7", weight=0.5))
+        ),
+    ],
+)
+@pytest.mark.parametrize("then", ["canary", "promote", "shadow"])
+def test_what_people_have_under_way_is_left_alone(tmp_path, running, then):
+    rig = Rig(tmp_path, then=then)
+    rig.give(running)
+    how = rig.retrainer.handle(REQUEST)
+    assert (how.result, how.version) == ("refused", "2")
+    assert "is being tried" in how.why
+    assert rig.commands == []
+
+
 def test_a_request_that_reaches_two_runners_is_trained_once(tmp_path):
     slow = "import time; time.sleep(1);" + WRITES
-    rigs = [Rig(tmp_path, slow), Rig(tmp_path, slow)]
+    first = Rig(tmp_path, slow)
+    rigs = [first, Rig(tmp_path, slow, broker=first.broker)]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda rig: rig.retrainer.handle(REQUEST), rigs))
-    assert [(how.result, how.version) for how in found] == [("canary", "2")] * 2
+    assert [how.version for how in found] == ["2"] * 2
     assert (tmp_path / "seen").read_text().count('{"a":1}') == 1
