@@ -8,9 +8,12 @@ now, its prediction comes too late. `engine.late` says what then:
 * `fallback`: it gets the outputs of `engine.fallback` at once, in a prediction that says so.
 
 Nothing is silent: every late record is counted with its outcome when it is committed, and all three outcomes are within
-the law *consumed = predicted + rejected*. A record that cannot be decoded is rejected as such, however old it is, and one
-whose timestamp is missing, in the future or before the year 2000 has no age that is known: it is never late. When the
-batch was polled says nothing of a record's age: its chunks were polled at different times.
+the law *consumed = predicted + rejected*. A record that cannot be decoded is rejected as such, however old it is. One
+whose timestamp is missing, in the future or before the year 2000 counts as new: when the batch was polled says nothing
+of its age, for chunks of a batch are polled at different times.
+
+While not even a new record can make the goal, all of them are late and are processed, whatever the policy: a goal that
+is out of reach drains no topic.
 
 Pure; the clock is handed in.
 """
@@ -35,12 +38,11 @@ OUTCOMES: Mapping[str, LateOutcome] = {
 
 
 class Goal(Protocol):
-    """The latency goal and what a record needs at least (`slo.SloPlanner`)."""
+    """The latency goal, and how old a record may be that still makes it (`slo.SloPlanner`)."""
 
     @property
     def slo_s(self) -> float: ...
-    @property
-    def least_s(self) -> float: ...
+    def leeway_s(self) -> float: ...
 
 
 class LateRows(NamedTuple):
@@ -82,25 +84,26 @@ class Lateness:
 
     def admit(self, events: EventBatch) -> Admission:
         """Which of these events go to the models. A batch without late ones costs one look at its timestamps."""
-        late = self._late(events)
+        leeway_s = self._goal.leeway_s()
+        late = self._late(events, leeway_s)
         if not late:
             return Admission(events)
-        rows = LateRows(self._outcome, [events.row[i] for i in late])
-        if self._outcome == "processed":
+        rows = LateRows(self._outcome if leeway_s > 0 else "processed", [events.row[i] for i in late])
+        if rows.outcome == "processed":
             return Admission(events, rows)
         drop = set(late)
         on_time = events.take([i for i in range(len(events)) if i not in drop])
-        if self._outcome == "fallback":
+        if rows.outcome == "fallback":
             return Admission(on_time, rows, fallback=events.take(late))
         detail = f"it could not be predicted within {self._goal.slo_s * 1000:g} ms of its timestamp any more"
         rejects = [Reject(row=row, stage="infer", reason="too_late", detail=detail) for row in rows.rows]
         return Admission(on_time, rows, rejects)
 
-    def _late(self, events: EventBatch) -> list[int]:
-        """Positions of the events that cannot make it."""
+    def _late(self, events: EventBatch, leeway_s: float) -> list[int]:
+        """Positions of the events that are older than that."""
         records = events.origin
         now_ms = self._clock.epoch_ms()
-        too_old_ms = now_ms - (self._goal.slo_s - self._goal.least_s) * 1000
+        too_old_ms = now_ms - leeway_s * 1000
         if oldest_ms(records, now_ms) >= too_old_ms:
             return []
         stamps = np.array(records.timestamp_ms, dtype=np.int64)[events.row]

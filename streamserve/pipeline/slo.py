@@ -14,7 +14,7 @@ Nexus (SOSP 2019) plans every batch for half of the goal, others for a share of 
 batch is whatever has gathered that does harm: smaller batches cost throughput, the queue grows, the batches shrink
 further. docs/batching.md has the comparison.
 
-A record whose timestamp is missing (-1), in the future or before the year 2000 counts from when it was polled.
+A record whose timestamp is missing (-1), in the future or before the year 2000 counts from when it is looked at.
 
 No threads, the clock is handed in. Plan and `scored` belong to compute, `committed` to the commit thread, `at_end` to
 the poll thread; what they share are single assignments.
@@ -82,6 +82,7 @@ class SloPlanner:
         self._catching_up = False
         self._behind_s = -CALM_S
         self._began_s = 0.0
+        self._told_out_of_reach = False
 
     @property
     def slo_s(self) -> float:
@@ -100,6 +101,14 @@ class SloPlanner:
         return (line.typical_s(1) if line is not None else 0.0) + self._usual_commit_s
 
     # -- compute -------------------------------------------------------------------------------------------------
+
+    def leeway_s(self) -> float:
+        """How old a record may be that still makes the goal. Not above 0 while none can, which is logged once."""
+        least_s = self.least_s
+        if least_s >= self._slo_s and not self._told_out_of_reach:
+            self._told_out_of_reach = True
+            self._log.warning("slo_out_of_reach", slo_ms=self._slo_s * 1000, least_ms=round(least_s * 1000, 1))
+        return self._slo_s - least_s
 
     def due_s(self, records: RecordBatch) -> float:
         """Monotonic time by which the oldest of records that were polled just now must be committed."""

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from streamserve.batch import EventBatch
 from streamserve.pipeline.batcher import Batcher
 from streamserve.pipeline.latency_model import LatencyModel
+from streamserve.pipeline.lateness import OUTCOMES, Lateness
 from streamserve.pipeline.slo import SloPlanner
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.versions import VersionMetrics
@@ -201,6 +203,35 @@ def test_the_commits_allowance_is_what_commits_take_but_leaves_the_batch_half():
         scene.planner.committed(3.0)
     assert scene.rows(0.0) == 49
     assert scene.planner.least_s == pytest.approx(3.002)
+
+
+@pytest.mark.parametrize("policy", ["process", "dead_letter", "fallback"])
+def test_a_goal_shorter_than_a_commit_drains_no_topic(policy):
+    scene = Scene(slo_s=0.05)
+    lateness = Lateness(policy, scene.planner, scene.clock)
+    batch = decoded(aged(NOW_MS, NOW_MS - 1000, NOW_MS + 5))
+    for _ in range(64):
+        scene.planner.committed(0.060)
+    for _ in range(3):
+        admission = lateness.admit(batch)
+        assert (admission.events, list(admission.rejects), admission.fallback) == (batch, [], None)
+        assert admission.late == ("processed", [0, 1, 2])
+    assert scene.told() == ["slo_out_of_reach"]
+    for _ in range(64):
+        scene.planner.committed(0.010)
+    assert lateness.admit(batch).late == (OUTCOMES[policy], [1])
+
+
+def decoded(records):
+    n = len(records)
+    return EventBatch(
+        origin=records,
+        row=list(range(n)),
+        id=[""] * n,
+        entity=[None] * n,
+        event_time_ms=records.timestamp_ms,
+        fields={},
+    )
 
 
 def test_commits_of_the_large_transactions_of_catching_up_are_not_counted():
