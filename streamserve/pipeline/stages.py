@@ -33,6 +33,7 @@ from streamserve.batch import (
 )
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.lateness import Admission, Lateness, LateRows
+from streamserve.pipeline.ratio import Tally
 from streamserve.pipeline.serving import Deployment, Deployments, Route
 from streamserve.ports import Decoder, RejectEncoder
 from streamserve.telemetry.metrics import WorkerMetrics
@@ -42,6 +43,8 @@ CacheEntries = Callable[[EventBatch, OutboundBatch], CacheBatch]
 RejectEncoders = Callable[[ModelIdentity], RejectEncoder]
 """The encoder of dead letters that name this model."""
 
+BEFORE_ROUTES = frozenset({"poll", "decode"})
+"""Stages that know no version: their rejects are the records' own fault."""
 
 TIMING_SHARE = 1 / 8
 """Of the time that versions other than the stable one take, so much goes into timing the stable one on their rows: on
@@ -123,10 +126,21 @@ class ScoredBatch:
         return sum(len(leg.row) for leg in self.legs)
 
     @property
-    def faults(self) -> int:
-        """How many rejects speak against the records or the model: those that came too late do not."""
+    def tally(self) -> Tally:
+        """What speaks against the records or the stable version; rejects of the others are the guard's business.
+
+        Records that came too late speak against neither.
+        """
         late = len(self.late.rows) if self.late is not None and self.late.outcome == "dead_letter" else 0
-        return sum(len(leg.rejects) for leg in self.legs) - late
+        own = [leg for leg in self.legs if leg.model.version == self.legs[0].model.version]
+        refused = sum(reject.stage in BEFORE_ROUTES for leg in own for reject in leg.rejects)
+        rejects = sum(len(leg.rejects) for leg in own) - refused
+        return Tally(
+            records=self.consumed,
+            refused=refused,
+            scored=sum(len(leg.row) for leg in own) + rejects,
+            rejects=rejects - late,
+        )
 
     @property
     def rejects(self) -> list[Reject]:

@@ -138,5 +138,5 @@ class Compute:
         if self._slo is not None:
             self._slo.scored(job.deployment, sum(leg.inferred for leg in batch.legs), batch.compute_s)
             more_behind = more_behind and self._slo.catching_up  # else the goal wants a commit now
-        self._ratio.add(batch.consumed, batch.faults)
+        self._ratio.add(batch.tally)
         self._rotation.put(batch, more_behind=more_behind)

@@ -523,5 +523,46 @@ def test_the_law_of_counters_holds_over_all_versions(broker, repository):
         assert rejected == 6
 
 
+ARMS = (Arm(name="old", version="1", weight=0.5), Arm(name="new", version="2", weight=0.5))
+
+
+def nan_when_large(inputs):
+    return {"y": np.where(inputs["in"] > 100, np.nan, inputs["in"] * 2).astype(np.float32)}
+
+
+def produce_large(broker, count):
+    """Events that a version of `nan_when_large` rejects, by 50 keys; one in a hundred does not decode."""
+    for n in range(count):
+        value = b"no json" if n % 100 == 99 else b'{"x": %d}' % (1000 + n)
+        broker.produce("events", value, key=b"key-%d" % (n % 50), partition=n % 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Canary, {"version": "2", "weight": 0.7}),
+        (Experiment, {"name": "june", "arms": ARMS}),
+    ],
+)
+def test_what_a_candidate_rejects_is_left_to_the_guard_and_stops_nobody(broker, repository, kind, fields):
+    repository.broken["2"] = nan_when_large, DOUBLE
+    letters = {"topic": "dead", "max_ratio": 0.3, "ratio_window": 50}
+    with running(broker, repository, dead_letter=letters) as worker:
+        acknowledged(broker, give(broker, kind, **fields))
+        produce_large(broker, 400)
+        until(lambda: worker.failure or sum(broker.offsets.values()) == 400)
+    assert worker.failure is None
+    assert len(broker.records("dead")) > 0.3 * 400
+
+
+def test_a_stable_version_that_rejects_too_much_stops_the_worker_whatever_the_canary_does(broker, repository):
+    repository.broken["1"] = nan_when_large, DOUBLE
+    with running(broker, repository, dead_letter={"topic": "dead", "max_ratio": 0.5, "ratio_window": 50}) as worker:
+        acknowledged(broker, give(broker, Canary, version="2", weight=0.7))
+        produce_large(broker, 400)
+        until(lambda: worker.failure)
+    assert "dead_letter.max_ratio" in str(worker.failure)
+
+
 def total(worker, name):
     return sum(value(getattr(worker.versions.of(version), name)) for version in "123")
