@@ -72,6 +72,7 @@ class Slot:
         self._log = log
         self._clock: Clock = SystemClock()
         self._worker: Worker | None = None
+        self._note: LoadNote | None = None
         self._stopped = False
 
     def run(self) -> None:
@@ -99,6 +100,8 @@ class Slot:
     def stop(self) -> None:
         """Drain and end. Safe in a signal handler."""
         self._stopped = True
+        if self._note is not None:
+            self._note.stop()
         if self._worker is not None:
             self._worker.stop()
 
@@ -116,7 +119,9 @@ class Slot:
         health.condition("topics", met=True)
 
         folder = state_dir(settings)
-        note = LoadNote(folder, self._name, _last_crash())
+        self._note = note = LoadNote(folder, self._name, _last_crash())
+        if self._stopped:
+            note.stop()
         # A load that crashed says nothing of the records that were in the engine meanwhile.
         quarantine = Quarantine.load(folder, self._name, None if note.died_loading else _last_crash())
         assignment = Assignment(clock)
@@ -133,6 +138,9 @@ class Slot:
             else:
                 lane = self._shadow_lane(stack, facts, quarantine, folder, mailbox)
                 served.deployments = follower = self._follower(stack, models, lane, metrics)
+            stack.callback(
+                note.stop
+            )  # a load that a failing worker leaves unfinished is no fault of its version either
             health.condition("model", met=True)
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)

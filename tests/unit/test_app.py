@@ -1,7 +1,12 @@
 """Parts of the composition root that can be wrong by themselves."""
 
-from streamserve.app import _orphans
+import pytest
+
+from streamserve.app import Slot, _orphans
 from streamserve.batch import RecordBatch
+from streamserve.errors import EngineError
+from streamserve.telemetry.logs import Log
+from streamserve.testing import MemoryFiles, memory_settings
 
 
 def ids(slot, count):
@@ -44,3 +49,23 @@ def test_the_headers_of_a_batch_split_a_thousand_times_are_still_found():
     for _ in range(n - 1):
         batch = batch.rows(1, len(batch))
     assert batch.headers() == [[("n", b"2999")]]
+
+
+def test_a_stop_strikes_out_the_note_of_a_load(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamserve.app.topic_facts", lambda _: None)
+    noted = []
+
+    def loading(_settings, _builder, note, *_):
+        for stop in (False, True):
+            if stop:
+                slot.stop()
+            with note.of(MemoryFiles(name="m", version="1", sha256="aa")):
+                noted.append((tmp_path / "loading-w-0").exists())
+        raise EngineError("enough")
+
+    monkeypatch.setattr("streamserve.app.build_residency", loading)
+    settings = memory_settings([{"name": "x"}], rollout={}, state_dir=str(tmp_path), http={"port": 0})
+    slot = Slot(settings, "w-0", 0, Log.open())
+    with pytest.raises(EngineError, match="enough"):
+        slot.run()
+    assert noted == [True, False]

@@ -66,6 +66,32 @@ def test_a_load_that_ends_one_way_or_the_other_leaves_nothing(tmp_path):
     assert not LoadNote(tmp_path, "w", -signal.SIGSEGV).died_loading
 
 
+def test_a_version_that_loads_says_nothing_of_another_one_that_was_given_up(tmp_path):
+    assert loads(LoadNote(tmp_path, "w", life(tmp_path, signal.SIGSEGV)), GOOD)
+    for note in (LoadNote(tmp_path, "w", 0), LoadNote(tmp_path, "w", None)):
+        with pytest.raises(EngineError, match="not loaded again"):
+            loads(note, BAD)
+        assert loads(note, GOOD)
+
+
+def test_a_version_that_loads_after_all_starts_anew(tmp_path):
+    for _ in range(2):
+        LoadNote(tmp_path, "w", life(tmp_path, signal.SIGKILL))
+    assert loads(LoadNote(tmp_path, "w", None), BAD)
+    assert loads(LoadNote(tmp_path, "w", life(tmp_path, signal.SIGKILL)), BAD)
+
+
+@pytest.mark.parametrize("first", ["the load", "the stop"])
+def test_a_load_that_a_stop_cut_short_is_no_death_of_the_version(tmp_path, first):
+    note = LoadNote(tmp_path, "w", None)
+    if first == "the stop":
+        note.stop()
+    with note.of(BAD):
+        if first == "the load":
+            note.stop()
+        assert not LoadNote(tmp_path, "w", -signal.SIGKILL).died_loading
+
+
 def test_a_note_of_another_slot_is_not_ours(tmp_path):
     life(tmp_path, signal.SIGSEGV)
     assert not LoadNote(tmp_path, "w-1", -signal.SIGSEGV).died_loading
