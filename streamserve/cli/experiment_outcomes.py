@@ -5,7 +5,7 @@ Reads committed records of the predictions topic and of the labels topic, withou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -39,6 +39,7 @@ class _Prediction(msgspec.Struct, frozen=True):
     role: str = ""
     experiment: str = ""
     arm: str = ""
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,26 @@ class Joiner:
     Args:
         settings: the pipeline; must have `drift.labels`.
         experiment: its name; empty for a canary against the stable version.
+        versions: arm -> version, where known: predictions of others are of another rollout and passed over.
         metric: what counts as the outcome; default accuracy, for a regression the absolute error.
 
     Raises:
         ConfigError: no labels are configured, or the metric does not fit the task.
     """
 
-    def __init__(self, settings: PipelineSettings, experiment: str, metric: Metric | None) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        experiment: str,
+        metric: Metric | None,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
         labels = settings.drift.labels if settings.drift is not None else None
         if labels is None:
             raise ConfigError("there are no labels to compare the arms by: configure drift.labels")
         self._settings = settings
         self._experiment = experiment
+        self._versions = versions or {}
         self._labels = labels
         self._output = _prediction_name(settings, labels)
         self.metric: Metric = metric or ("absolute_error" if labels.task == "regression" else "accuracy")
@@ -116,7 +125,9 @@ class Joiner:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
         arm = found.arm if self._experiment else found.role
-        if found.experiment != self._experiment or not arm:
+        if found.experiment != self._experiment or not arm or found.fallback:
+            return  # a fallback is nobody's prediction
+        if self._versions.get(arm, found.version) != found.version:
             return
         output = found.outputs.get(self._output) if self._output else next(iter(found.outputs.values()), None)
         score = _score(output)

@@ -14,6 +14,7 @@ from streamserve.config.loading import load
 if TYPE_CHECKING:
     from streamserve.composition.trial import Tried
     from streamserve.config.settings import PipelineSettings
+    from streamserve.rollout.log import RolloutLog
 
 NOT_MET = 3
 ROWS = 2000
@@ -93,17 +94,20 @@ def try_version(settings: PipelineSettings, version: str, against: str | None, *
 
 def stable_version(settings: PipelineSettings) -> str:
     """The version that is stable: what the rollout topic says, else what the configuration means."""
-    if settings.rollout is not None:
-        from streamserve.kafka.rollout_topic import RolloutReader
-        from streamserve.rollout.log import RolloutLog
+    stable = rollout_log(settings).state.stable if settings.rollout is not None else None
+    return stable or str(settings.model.version)
 
-        log = RolloutLog()
-        with RolloutReader(settings) as reader:
-            for entry in reader.read_to_end(END_TIMEOUT_S):
-                log.add(*entry)
-        if log.state.stable is not None:
-            return log.state.stable
-    return str(settings.model.version)
+
+def rollout_log(settings: PipelineSettings) -> RolloutLog:
+    """What the rollout topic says. Raises: BrokerUnavailable, ContractError."""
+    from streamserve.kafka.rollout_topic import RolloutReader
+    from streamserve.rollout.log import RolloutLog
+
+    log = RolloutLog()
+    with RolloutReader(settings) as reader:
+        for entry in reader.read_to_end(END_TIMEOUT_S):
+            log.add(*entry)
+    return log
 
 
 def print_tried(tried: Tried) -> None:

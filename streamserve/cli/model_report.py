@@ -11,10 +11,16 @@ from streamserve.cli.console import emit_json, say, show, show_table
 from streamserve.cli.drift_range import SinceOption, parse_range
 from streamserve.cli.experiment_outcomes import LESS_IS_BETTER, METRICS, STABLE, Joiner, Metric, Outcomes
 from streamserve.cli.interrupts import Interrupts
+from streamserve.cli.model_check import rollout_log
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, Format, FormatOption, SetOption, parse_set
 from streamserve.config.loading import load
+from streamserve.config.settings import PipelineSettings
 from streamserve.rollout.experiment import Difference, compare
+from streamserve.rollout.log import RolloutLog
+from streamserve.rollout.records import Canary, Experiment
 
+CLOCKS_MS = 60_000
+"""Clocks of whoever gives commands and of producers differ by less."""
 WORDS = {
     "better": "better: the interval lies above none",
     "worse": "worse: the interval lies beyond none",
@@ -46,8 +52,9 @@ def report(
     if metric is not None and metric not in METRICS:
         raise typer.BadParameter(f"{metric!r} is none of {', '.join(METRICS)}", param_hint="--metric")
     settings = load(config, parse_set(set_)).settings
-    joiner = Joiner(settings, experiment, metric)  # type: ignore[arg-type]  # held against METRICS above
-    start_ms = parse_range(since, None).since_ms
+    begun_ms, versions = _begun(settings, experiment)
+    joiner = Joiner(settings, experiment, metric, versions)  # type: ignore[arg-type]  # held against METRICS above
+    start_ms = parse_range(since, None).since_ms if since is not None else begun_ms
     with Interrupts() as stop:
         outcomes = joiner.run("beginning" if start_ms is None else start_ms, stop)
     what = f"experiment {experiment}" if experiment else "canary"
@@ -74,6 +81,38 @@ def report(
         emit_json(_document(what, joiner.metric, first, outcomes, differences))
         return
     _print(what, joiner.metric, first, outcomes, differences, alpha)
+
+
+def _begun(settings: PipelineSettings, experiment: str) -> tuple[int | None, dict[str, str]]:
+    """When the newest canary or experiment of that name began, with which versions; nothing where nobody knows."""
+    if settings.rollout is None:
+        return None, {}
+    return begun(rollout_log(settings), experiment)
+
+
+def begun(log: RolloutLog, experiment: str) -> tuple[int | None, dict[str, str]]:
+    """The same, of a log."""
+    for given in reversed([given for given in log.history if not given.refused]):
+        command = given.command
+        if experiment and isinstance(command, Experiment) and command.name == experiment:
+            return command.at_ms - CLOCKS_MS, {arm.name: arm.version for arm in command.arms}
+        if not experiment and isinstance(command, Canary):
+            return _canary_since(log, command.version)
+    return None, {}
+
+
+def _canary_since(log: RolloutLog, version: str) -> tuple[int, dict[str, str]]:
+    """The first of the newest row of canary commands for the version: a weight that is raised goes on with the same."""
+    begun_ms, stable = 0, ""
+    for given in reversed([given for given in log.history if not given.refused]):
+        if not isinstance(given.command, Canary):
+            if begun_ms:
+                break
+            continue
+        if given.command.version != version:
+            break
+        begun_ms, stable = given.command.at_ms, log.state_at(given.offset).stable or ""
+    return begun_ms - CLOCKS_MS, {"stable": stable, "canary": version}
 
 
 def _document(

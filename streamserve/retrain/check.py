@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -70,14 +71,16 @@ def check_apart(
 def _run(command: Sequence[str], stop: Callable[[], bool]) -> tuple[int, bytes, str]:
     """Exit code (minus a signal's number), standard output, and the last line of the errors."""
     until_s = time.monotonic() + TIMEOUT_S
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    ) as process:
         while True:
             try:
                 out, errors = process.communicate(timeout=0.1)
                 break
             except subprocess.TimeoutExpired:
                 if stop() or time.monotonic() > until_s:
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)
                     process.communicate()
                     why = "stopped with us" if stop() else f"no answer within {TIMEOUT_S:g} s"
                     raise StreamServeError(f"the check was ended: {why}") from None

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from streamserve.cli.experiment_outcomes import Joiner
+from streamserve.cli.model_report import begun
 from streamserve.errors import ConfigError
+from streamserve.rollout.log import RolloutLog
+from streamserve.rollout.records import Arm, Canary, Experiment, Promote, Rollback, encode
 from streamserve.testing import memory_settings
 
 
@@ -25,8 +28,8 @@ def label(name, truth, **more):
     return json.dumps({"id": name, "label": truth, "ts": 1, **more}).encode()
 
 
-def joined(settings, predictions, labels, *, experiment="e", metric=None):
-    joiner = Joiner(settings, experiment, metric)
+def joined(settings, predictions, labels, *, experiment="e", metric=None, versions=None):
+    joiner = Joiner(settings, experiment, metric, versions)
     for value in predictions:
         joiner.predicted(b"k", value)
     for value in labels:
@@ -94,3 +97,38 @@ def test_what_cannot_be_joined_is_refused_with_the_remedy():
         Joiner(settings("regression"), "e", "brier")
     with pytest.raises(ConfigError, match=r"output\.outputs does not write q"):
         Joiner(settings(output="q"), "e", None)
+
+
+def test_another_canarys_predictions_and_fallbacks_are_nobodys():
+    predictions = [
+        prediction("1", experiment="", role="canary"),
+        prediction("2", experiment="", role="canary", version="9"),
+        prediction("3", experiment="", role="canary", fallback=True),
+    ]
+    found = joined(
+        settings(), predictions, [label(n, 1) for n in "123"], experiment="", versions={"canary": "4", "stable": "3"}
+    )
+    assert (found.predictions, found.versions) == ({"canary": 1}, {"canary": "4"})
+
+
+def test_a_report_begins_where_the_newest_rollout_of_its_kind_did():
+    log = RolloutLog()
+    commands = [
+        Promote(id="1", version="3", at_ms=1),
+        Canary(id="2", version="4", weight=0.1, at_ms=100_000),
+        Rollback(id="3", at_ms=200_000),
+        Canary(id="4", version="5", weight=0.1, at_ms=300_000),
+        Canary(id="5", version="5", weight=0.3, at_ms=400_000),
+        Canary(id="6", version="3", weight=0.3, at_ms=500_000),  # refused: it is stable
+    ]
+    for offset, command in enumerate(commands):
+        log.add(offset, *encode(command))
+    assert begun(log, "") == (240_000, {"stable": "3", "canary": "5"})
+    assert begun(log, "none") == (None, {})
+    arms = (Arm(name="a", version="3", weight=0.5), Arm(name="b", version="6", weight=0.5))
+    for offset, command in enumerate(
+        [Rollback(id="7"), Experiment(id="8", name="e", arms=arms, at_ms=900_000)], start=len(commands)
+    ):
+        log.add(offset, *encode(command))
+    assert begun(log, "e") == (840_000, {"a": "3", "b": "6"})
+    assert begun(log, "") == (240_000, {"stable": "3", "canary": "5"})
