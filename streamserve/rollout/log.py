@@ -45,7 +45,7 @@ class RolloutLog:
         state: after everything that was added.
         history: every command, oldest first.
         acknowledgements: by slot, the newest; slots that have left are gone.
-        switches: per input partition, ascending by offset.
+        switches: per input partition, ascending by offset, each with another revision than the one before it.
         skipped: records that are none of ours, or broken, or older than what was added before.
     """
 
@@ -140,8 +140,12 @@ class RolloutLog:
             self.history.append(Given(offset=offset, command=command))
 
     def _switch(self, point: SwitchPoint) -> None:
-        """A point holds from its offset on: what an earlier pass over the partition said of that is overruled."""
+        """A point holds from its offset on: what an earlier pass over the partition said of that is overruled.
+
+        Aborts, rebalances and restarts repeat the revision in force; that says nothing, and is not kept.
+        """
         points = self.switches.setdefault(point.place, [])
         while points and points[-1].offset >= point.offset:
             points.pop()
-        points.append(point)
+        if not points or points[-1].revision != point.revision:
+            points.append(point)

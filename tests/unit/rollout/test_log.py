@@ -144,6 +144,27 @@ def test_a_later_pass_over_a_partition_overrules_an_earlier_one_from_where_it_be
     assert [topic.log.revision_at("events", 0, offset) for offset in (299, 300)] == [second, first]
 
 
+def test_points_that_repeat_the_revision_in_force_are_not_kept(topic):
+    """Every abort, rebalance and restart writes one."""
+    first, second = topic.promote("1"), topic.promote("2")
+    for offset in range(100, 1100, 10):
+        topic.switch(offset, first)
+    topic.switch(1100, second)
+    topic.switch(1200, first)  # a worker that could not load version 2
+    (points,) = topic.log.switches.values()
+    assert [(point.offset, point.revision) for point in points] == [(100, first), (1100, second), (1200, first)]
+    topic.switch(500, second)
+    assert [topic.log.revision_at("events", 0, offset) for offset in (99, 100, 499, 500)] == [
+        None,
+        first,
+        first,
+        second,
+    ]
+    topic.switch(100, second)  # the whole partition once more
+    topic.switch(500, second)
+    assert [topic.log.revision_at("events", 0, offset) for offset in (99, 100, 500)] == [None, second, second]
+
+
 def test_which_version_scored_a_key_at_an_offset(topic):
     first = topic.promote("1")
     topic.switch(0, first)
