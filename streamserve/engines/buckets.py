@@ -90,7 +90,17 @@ class BucketedEngine:
         return self._engine.provider
 
     def infer(self, inputs: Tensors) -> Tensors:
-        """Outputs of rows whose sequences are object[n] of arrays (or, all of one length, array[n, length])."""
+        """Outputs of rows whose sequences are object[n] of arrays (or, all of one length, array[n, length]).
+
+        Raises:
+            EngineError: rows that are no sequences or too long, or what the engine raises.
+        """
+        try:
+            return self._infer(inputs)
+        except (TypeError, ValueError) as error:
+            raise EngineError(f"the sequences cannot be padded: {type(error).__name__}: {error}") from error
+
+    def _infer(self, inputs: Tensors) -> Tensors:
         lengths = [_row_lengths(inputs[each.input.name]) for each in self._padded]
         targets = self._targets(np.maximum.reduce(lengths))
         groups = [np.flatnonzero(targets == length) for length in np.unique(targets)]

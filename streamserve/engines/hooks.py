@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 
 from streamserve.batch import FeatureBatch, PredictionBatch, Reject, Tensor, Tensors
+from streamserve.columns import ragged
 from streamserve.config.engine_settings import HookSettings
 from streamserve.config.pinned import pinned_bytes
 from streamserve.errors import ConfigError
@@ -152,7 +153,54 @@ class Hook:
         names = [spec.name for spec in self._gives]
         if sorted(given) != sorted(names):
             raise TypeError(f"gave {', '.join(map(str, given)) or 'nothing'}; expected are {', '.join(names)}")
-        return {spec.name: _checked(spec, given[spec.name], count) for spec in self._gives}
+        fresh = list(tensors.values())
+        return {spec.name: self._checked(spec, given[spec.name], count, fresh) for spec in self._gives}
+
+    def _checked(self, spec: TensorSpec, value: object, count: int, fresh: Sequence[Tensor]) -> Tensor:
+        """An array that the function gave, as one that is C-contiguous and that it cannot write into any more.
+
+        Args:
+            spec: what it must be.
+            value: what it is.
+            count: rows.
+            fresh: the arrays that the function was given, which nobody uses again.
+
+        Raises:
+            TypeError, ValueError: it is no such array.
+            RowError: some of its rows are no sequences.
+        """
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"gave {type(value).__name__} as {spec.name}, an array is expected")
+        if value.shape[:1] != (count,):
+            raise ValueError(f"gave {spec.name} with shape {list(value.shape)} for {count} rows")
+        if spec.dtype == "str" and value.dtype.kind == "U":
+            value = value.astype(object)
+        if value.dtype == object and value.ndim == 1 and len(spec.shape) == 2:
+            return self._sequences(spec, value)
+        if value.dtype.name != _dtype(spec):
+            raise TypeError(f"gave {spec.name} as {value.dtype}, expected is {spec.dtype}")
+        fits = value.ndim == len(spec.shape) and all(
+            size in (-1, found) for size, found in zip(spec.shape[1:], value.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ValueError(f"gave {spec.name} with shape {list(value.shape)}, expected is {spec}")
+        if any(np.may_share_memory(value, tensor) for tensor in fresh):
+            return np.ascontiguousarray(value)
+        return value.copy(order="C")
+
+    def _sequences(self, spec: TensorSpec, rows: Tensor) -> Tensor:
+        """Rows of different lengths, for the length buckets, copied. Raises: RowError."""
+        dtype = _dtype(spec)
+        wanted = f"expected is an array of {spec.dtype} with one axis"
+        bad = {
+            i: f"{self._where} gave {_described(row)} in {spec.name}, {wanted}"
+            for i, row in enumerate(rows)
+            if not _is_sequence(row, dtype)
+        }
+        if bad:
+            raise RowError(bad)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return ragged(np.concatenate(list(rows), dtype=dtype, casting="unsafe"), lengths)
 
     def _survey(self, tensors: Tensors, count: int) -> _Survey:
         """The rows at fault of a batch that fails as a whole, by bisection."""
@@ -213,30 +261,23 @@ def _read_only(tensor: Tensor) -> Tensor:
     return view
 
 
-def _checked(spec: TensorSpec, value: object, count: int) -> Tensor:
-    """An array that a function gave, C-contiguous. Raises: TypeError, ValueError."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"gave {type(value).__name__} as {spec.name}, an array is expected")
-    if value.shape[:1] != (count,):
-        raise ValueError(f"gave {spec.name} with shape {list(value.shape)} for {count} rows")
-    if spec.dtype == "str" and value.dtype.kind == "U":
-        value = value.astype(object)
-    if value.dtype == object and value.ndim == 1 and len(spec.shape) == 2:
-        return value  # rows of different lengths, for the length buckets
-    expected = "object" if spec.dtype == "str" else spec.dtype
-    if value.dtype.name != expected:
-        raise TypeError(f"gave {spec.name} as {value.dtype}, expected is {spec.dtype}")
-    fits = value.ndim == len(spec.shape) and all(
-        size in (-1, found) for size, found in zip(spec.shape[1:], value.shape[1:], strict=True)
-    )
-    if not fits:
-        raise ValueError(f"gave {spec.name} with shape {list(value.shape)}, expected is {spec}")
-    return np.ascontiguousarray(value)
+def _is_sequence(row: object, dtype: str) -> bool:
+    """Whether it is an array of one axis with values of that kind; an empty one may be of any dtype."""
+    if not isinstance(row, np.ndarray) or row.ndim != 1:
+        return False
+    return not row.size or np.can_cast(row.dtype, dtype, "same_kind")
+
+
+def _described(row: object) -> str:
+    return f"{row.dtype}{list(row.shape)}" if isinstance(row, np.ndarray) else type(row).__name__
 
 
 def _nothing(spec: TensorSpec) -> Tensor:
-    dtype = "object" if spec.dtype == "str" else spec.dtype
-    return np.empty((0, *(max(size, 0) for size in spec.shape[1:])), dtype)
+    return np.empty((0, *(max(size, 0) for size in spec.shape[1:])), _dtype(spec))
+
+
+def _dtype(spec: TensorSpec) -> str:
+    return "object" if spec.dtype == "str" else spec.dtype
 
 
 def _told(error: Exception) -> str:

@@ -144,6 +144,16 @@ def test_a_row_longer_than_the_longest_bucket_fails():
         engine.infer({"tokens": rows([1, 2, 3])})
 
 
+@pytest.mark.parametrize("row", [None, 7, np.ones((2, 2), np.int64), np.array(["word"], object)])
+def test_a_row_that_cannot_be_padded_fails_as_one_the_model_cannot_take(row):
+    engine = bucketed(Recorder("tokens").engine, [padded(buckets=[2, 4])], ignore)
+    tokens = rows([1], [2, 3], [4])
+    tokens[1] = row
+    with pytest.raises(EngineError, match="the sequences cannot be padded: ") as caught:
+        engine.infer({"tokens": tokens})
+    assert not caught.value.retryable
+
+
 def test_outputs_per_position_are_left_out_and_nothing_else_is_an_error(tmp_path):
     engine = OnnxEngine(save(text_classifier(), tmp_path), EngineSettings(device="cpu"))
     assert [spec.name for spec in engine.signature.outputs] == ["scores", "hidden"]

@@ -204,6 +204,69 @@ def test_texts_of_any_kind_and_rows_of_different_lengths_pass():
     assert made.inputs["ids"][1].tolist() == [2, 3]
 
 
+IDS = TensorSpec(name="ids", dtype="int64", shape=(-1, -1))
+
+
+def objects(*values):
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (None, "NoneType"),
+        (7, "int"),
+        ([1, 2], "list"),
+        (np.ones((2, 2), np.int64), "int64[2, 2]"),
+        (np.ones(()), "float64[]"),
+        (np.array([0.5]), "float64[1]"),
+        (np.array(["word"]), "<U4[1]"),
+        (np.array([None]), "object[1]"),
+    ],
+)
+def test_a_row_that_is_no_sequence_of_the_inputs_values_is_rejected_alone(row, words):
+    def hook(tensors):
+        return {"ids": objects(*[row if x < 0 else np.array([1, 2]) for x in tensors["x"][:, 0]])}
+
+    made, rejects = Before(hook, [IDS])(features(1, -1, 1))
+    assert [(r.row, r.reason) for r in rejects] == [(4, "transform")]
+    assert rejects[0].detail == f"hooks.before gave {words} in ids, expected is an array of int64 with one axis"
+    assert [ids.tolist() for ids in made.inputs["ids"]] == [[1, 2], [1, 2]]
+
+
+def test_rows_of_a_kindred_dtype_and_empty_ones_of_any_become_the_inputs():
+    def hook(tensors):
+        return {"ids": objects(np.array([], np.float64), np.array([7], np.int32), np.array([2**62], np.int64))}
+
+    made, rejects = Before(hook, [IDS])(features(1, 2, 3))
+    assert rejects == []
+    assert [ids.tolist() for ids in made.inputs["ids"]] == [[], [7], [2**62]]
+    assert {ids.dtype for ids in made.inputs["ids"]} == {np.dtype(np.int64)}
+
+
+def test_a_hook_may_write_into_its_arrays_again_at_its_next_call():
+    numbers, tokens = np.empty((2, 2), np.float32), np.empty(4, np.int64)
+
+    def hook(tensors):
+        np.multiply(tensors["x"], 2, out=numbers)
+        tokens[:] = tensors["x"].ravel()
+        return {"x": numbers, "ids": ragged(tokens, np.array([1, 3]))}
+
+    before = Before(hook, [X, IDS])
+    first, _ = before(features(1, 2))
+    before(features(8, 9))
+    assert first.inputs["x"].tolist() == [[2, 2], [4, 4]]
+    assert [ids.tolist() for ids in first.inputs["ids"]] == [[1], [1, 2, 2]]
+
+
+def test_what_a_hook_only_passes_on_is_not_copied():
+    given = features(1, 2)
+    made, _ = Before(lambda tensors: tensors, [X])(given)
+    assert np.shares_memory(made.inputs["x"], given.inputs["x"])
+
+
 def test_an_empty_batch_is_not_given_to_the_function():
     hook = Hook(lambda _: 1 / 0, [X], "hooks.before")
     assert hook.run({"x": np.empty((0, 2), np.float32)}, 0).tensors["x"].shape == (0, 2)

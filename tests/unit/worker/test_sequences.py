@@ -197,3 +197,19 @@ def test_no_row_and_no_match_of_labels_on_a_free_axis_ends_the_worker(labels):
     reasons = [dict(record.headers)["streamserve.reason"] for record in broker.records("dead")]
     assert made == ([1 if labels is None else "many"] if fits else [])
     assert reasons == ([b"decode"] if fits else [b"decode", b"transform"])
+
+
+def test_a_hooks_row_that_is_no_sequence_is_dead_lettered_alone(engine, tmp_path):
+    code = """
+def forget(inputs):
+    tokens = inputs["tokens"].copy()
+    for i, row in enumerate(tokens):
+        if len(row) and row[0] == 4:
+            tokens[i] = None
+    return {"tokens": tokens}
+"""
+    events = texts(20)
+    events[7] = {"tokens": [4, 20]}
+    made, dead, _ = run(engine, events, hooks={"before": hook(tmp_path, "hooks.py", code, "forget")})
+    assert {number: headers["streamserve.reason"] for number, headers in dead.items()} == {7: b"transform"}
+    check(made, events)
