@@ -156,4 +156,4 @@ class Residency:
 
     def _told(self, version: str, size_bytes: float) -> None:
         self._metrics.of(version).model_memory_bytes.set(size_bytes)
-        self._metrics.loaded(len(self._residents))
+        self._metrics.loaded(self._residents)

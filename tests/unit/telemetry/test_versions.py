@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamserve.telemetry.versions import ServedModel, VersionMetrics
+from streamserve.telemetry.versions import KEPT, ServedModel, VersionMetrics
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_slots_gauges_go_on_under_the_new_stable_version_and_vanish_under_th
     metrics.now.assigned_partitions.set(3)
     metrics.now.lag({("t", 0): 7})
     metrics.now.last_commit_timestamp_seconds.set(12)
-    metrics.loaded(2)
+    metrics.loaded(["1", "2"])
     metrics.stable("2")
     assert value(registry, "assigned_partitions", "2") == 3
     assert value(registry, "consumer_lag_records", "2", topic="t", partition="0") == 7
@@ -90,3 +90,38 @@ def test_memory_is_told_of_every_version_that_is_loaded(registry, metrics):
     assert value(registry, "model_memory_bytes", "2") is None
     metrics.stable("3")
     assert value(registry, "model_memory_bytes", "3") is None  # not taken over: it is the version's own
+
+
+def exposed(registry):
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {sample.labels["version"] for family in families for sample in family.samples}
+
+
+def test_versions_that_are_long_out_of_use_are_not_exposed_any_more(registry, metrics):
+    metrics.serving([ServedModel("1", "aa", "CPU", "stable"), ServedModel("2", "bb", "CPU", "canary")])
+    metrics.loaded(["1", "2", "3"])
+    for version in range(3, 3 + 50):
+        metrics.of(str(version)).predictions.inc()
+    newest = {str(version) for version in range(53 - KEPT, 53)}
+    assert exposed(registry) == {"1", "2", "3", *newest}
+    metrics.stable("52")
+    metrics.serving([ServedModel("52", "cc", "CPU", "stable")])
+    metrics.loaded(["52"])
+    assert exposed(registry) == {"3", *newest}
+    assert value(registry, "predictions_total", "52") == 1
+
+
+def test_a_version_that_is_asked_for_again_outlives_those_that_are_not(registry, metrics):
+    metrics.of("2").predictions.inc()
+    for version in range(3, 50):
+        metrics.of(str(version))
+        metrics.of("2")
+    assert value(registry, "predictions_total", "2") == 1
+
+
+def test_a_version_that_was_dropped_counts_from_zero(registry, metrics):
+    metrics.of("2").predictions.inc()
+    for version in range(3, 50):
+        metrics.of(str(version))
+    metrics.of("2").predictions.inc()
+    assert value(registry, "predictions_total", "2") == 1
