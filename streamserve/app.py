@@ -138,9 +138,8 @@ class Slot:
             else:
                 lane = self._shadow_lane(stack, facts, quarantine, folder, mailbox)
                 served.deployments = follower = self._follower(stack, models, lane, metrics)
-            stack.callback(
-                note.stop
-            )  # a load that a failing worker leaves unfinished is no fault of its version either
+            # A load that a failing worker leaves unfinished is no fault of its version either.
+            stack.callback(note.stop)
             health.condition("model", met=True)
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)

@@ -4,7 +4,8 @@ A runtime can crash on a model's file, in a warm-up, on a row of the rehearsal. 
 and a worker that went by the rollout alone would load the same version again in its next life, and die again. So the
 version is noted before its load and struck out after it. A note that a dead process left means, by the rule of
 `quarantine` for records: a native crash, and this file is not loaded again by this slot; a death of another kind (the
-memory killer ends with SIGKILL, as a person may), and it is tried up to three times.
+memory killer ends with SIGKILL, as a person may), and it is tried up to three times. So it is as well when records were
+in an engine meanwhile, the line's or the shadow's: any of them may be the cause, and they are suspects too.
 
 A load that a stop cuts short is not the version's fault: the note is struck out when the slot begins to drain.
 
@@ -24,7 +25,8 @@ import msgspec
 
 from streamserve.errors import EngineError
 from streamserve.ports import ModelFiles
-from streamserve.worker.quarantine import DEATHS_UNEXPLAINED, NATIVE_CRASHES, cause_of
+from streamserve.worker.journal import journal_path, read_abandoned
+from streamserve.worker.quarantine import DEATHS_UNEXPLAINED, NATIVE_CRASHES, cause_of, shadow_inside
 
 PREFIX = "loading-"
 DEATHS_PREFIX = "deaths-"
@@ -50,7 +52,7 @@ class _Deaths(msgspec.Struct, frozen=True):
 
 
 class LoadNote:
-    """The note of a slot, and what came of its earlier ones; one load at a time.
+    """The note of a slot, and what came of its earlier ones; one load at a time. Before `Quarantine.load`.
 
     Args:
         state_dir: folder of all slots of this pipeline on this machine; it exists.
@@ -69,7 +71,8 @@ class LoadNote:
         left = _read(self._path, _Note)
         self.died_loading = left is not None
         if left is not None:
-            self._deaths[left.sha256] = _judged(left, self._deaths.get(left.sha256), crashed_by)
+            alone = not _engine_inside(state_dir, slot)
+            self._deaths[left.sha256] = _judged(left, self._deaths.get(left.sha256), crashed_by, alone=alone)
             _write(self._deaths_path, self._deaths)
             self._path.unlink()
 
@@ -98,11 +101,17 @@ class LoadNote:
         self._path.unlink(missing_ok=True)
 
 
-def _judged(note: _Note, before: _Deaths | None, crashed_by: int | None) -> _Deaths:
-    """What is known after a life that ended over a load."""
+def _engine_inside(state_dir: Path, slot: str) -> bool:
+    """Whether the life that ended was inside an engine with records as well."""
+    own = journal_path(state_dir, slot)
+    return shadow_inside(state_dir, slot) or (own.exists() and read_abandoned(own) is not None)
+
+
+def _judged(note: _Note, before: _Deaths | None, crashed_by: int | None, *, alone: bool) -> _Deaths:
+    """What is known after a life that ended over a load; `alone`: no records were in an engine meanwhile."""
     deaths = before.deaths + 1 if before is not None else 1
     why = ""
-    if crashed_by is not None and -crashed_by in NATIVE_CRASHES:
+    if alone and crashed_by is not None and -crashed_by in NATIVE_CRASHES:
         why = f"crashed the worker while it was being loaded ({cause_of(crashed_by)})"
     elif deaths >= DEATHS_UNEXPLAINED:
         why = f"was being loaded when the worker died, {deaths} times in a row ({cause_of(crashed_by)})"

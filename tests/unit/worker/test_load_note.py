@@ -6,8 +6,10 @@ import signal
 
 import pytest
 
+from streamserve.batch import RecordBatch
 from streamserve.errors import EngineError
 from streamserve.testing import MemoryFiles
+from streamserve.worker.journal import PREFIX, SHADOW_PREFIX, CrashJournal
 from streamserve.worker.load_note import LoadNote
 from streamserve.worker.quarantine import Quarantine
 
@@ -15,14 +17,33 @@ BAD = MemoryFiles(name="m", version="2", sha256="bb")
 GOOD = MemoryFiles(name="m", version="1", sha256="aa")
 
 
-def dying(folder, number):
+def records():
+    return RecordBatch(
+        topic=["t"] * 2,
+        partition=[0] * 2,
+        offset=[0, 1],
+        timestamp_ms=[0] * 2,
+        key=[None] * 2,
+        value=[b""] * 2,
+        headers=lambda: [[]] * 2,
+    )
+
+
+def dying(folder, number, inside):
+    journals = [CrashJournal(folder, "w", prefix=prefix) for prefix in inside]
     with LoadNote(folder, "w", None).of(BAD):
+        for journal in journals:
+            journal.open()
+            journal.enter(records(), range(2))
         os.kill(os.getpid(), number)
 
 
-def life(folder, number):
-    """A process that dies of a signal in the middle of a load. Returns: how it ended."""
-    process = multiprocessing.get_context("spawn").Process(target=dying, args=(folder, number))
+def life(folder, number, inside=()):
+    """A process that dies of a signal in the middle of a load; `inside`: journals with records in the engine.
+
+    Returns: how it ended.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=dying, args=(folder, number, inside))
     process.start()
     process.join()
     return process.exitcode
@@ -79,6 +100,20 @@ def test_a_version_that_loads_after_all_starts_anew(tmp_path):
         LoadNote(tmp_path, "w", life(tmp_path, signal.SIGKILL))
     assert loads(LoadNote(tmp_path, "w", None), BAD)
     assert loads(LoadNote(tmp_path, "w", life(tmp_path, signal.SIGKILL)), BAD)
+
+
+@pytest.mark.parametrize("inside", [PREFIX, SHADOW_PREFIX])
+def test_a_crash_with_records_in_an_engine_convicts_neither_them_nor_the_version_that_was_loading(tmp_path, inside):
+    for _ in range(2):
+        ended = life(tmp_path, signal.SIGSEGV, (inside,))
+        note = LoadNote(tmp_path, "w", ended)
+        assert note.died_loading
+        if inside == PREFIX:
+            suspicion = Quarantine.load(tmp_path, "w").split(records())
+            assert (suspicion.alone, suspicion.never) == ({0, 1}, {})
+    assert life(tmp_path, signal.SIGSEGV, (inside,)) == -signal.SIGSEGV
+    with pytest.raises(EngineError, match="3 times"):
+        loads(LoadNote(tmp_path, "w", -signal.SIGSEGV), BAD)
 
 
 @pytest.mark.parametrize("first", ["the load", "the stop"])
