@@ -285,10 +285,10 @@ class Stages:
             model.metrics.inference_executions.inc()
             job.spent_s += perf_counter() - start_s
         if self._timed and len(job.legs) > 1:
-            self._credit_s += TIMING_SHARE * sum(leg.predictions.infer_s for leg in job.legs[1:] if leg.predictions)
-            if self._credit_s >= self._timing_s:
+            if self._credit_s >= self._timing_s:  # not for this batch's own time: the slow ones would be preferred
                 self._timing_s = _time_stable(job)
                 self._credit_s = max(0.0, min(self._credit_s, 2 * self._timing_s) - self._timing_s)
+            self._credit_s += TIMING_SHARE * sum(leg.predictions.infer_s for leg in job.legs[1:] if leg.predictions)
 
     def finish(self, job: Job) -> ScoredBatch:
         """Outputs to records, and whatever did not make it to dead letters.

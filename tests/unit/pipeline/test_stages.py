@@ -289,3 +289,17 @@ def test_the_stable_version_is_timed_on_the_rows_of_the_others_for_a_share_of_th
     found = [leg for leg in legs if leg.stable_s is not None]
     assert len(found) == pairs
     assert {(leg.model.version, leg.infer_s, leg.stable_s) for leg in found} <= {("2", slower, 1)}
+
+
+def test_a_call_that_was_slow_by_chance_is_not_timed_for_it():
+    rng = np.random.default_rng(1)
+
+    def took(features, identity):
+        predictions, rejects = infer(features, identity)
+        return replace(predictions, infer_s=20.0 if rng.random() < 0.05 else 1.0), rejects
+
+    stages = routed(Split(b"", (0.0,)), timed=True, sampled=False, infer=SimpleNamespace(run=took))
+    legs = [leg for _ in range(2000) for leg in stages.score(records([b"a"])).legs]
+    ratios = [leg.infer_s / leg.stable_s for leg in legs if leg.stable_s is not None]
+    assert len(ratios) > 100
+    assert abs(np.mean(np.log(ratios))) < 0.2  # both versions are alike
