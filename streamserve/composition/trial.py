@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from streamserve.batch import EventBatch, ModelIdentity, RecordBatch, Reject, Tensors
 from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
 from streamserve.config.settings import PipelineSettings
+from streamserve.engines.transforms import fed_signature
 from streamserve.errors import ContractError
 from streamserve.pipeline.infer import Suspicion
 from streamserve.pipeline.serving import LoadedModel
@@ -144,7 +145,8 @@ class Bench:
             BrokerUnavailable, SourceError: the samples cannot be read.
         """
         new, old = self.load(version), self.load(against)
-        recorded = recorded_inputs(self._settings, old.infer.engine.signature, rows=rows, stop=stop)
+        fed = fed_signature(self._settings, old.infer.engine.signature)
+        recorded = recorded_inputs(self._settings, fed, rows=rows, stop=stop)
         return tried(self.score(old, recorded.events), self.score(new, recorded.events), old.version, new.version)
 
 

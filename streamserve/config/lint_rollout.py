@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from streamserve.config.drift_topics import drift_topics
+from streamserve.config.recorded import why_not_recorded
 from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.config.topic_documents import TopicDocument
@@ -21,6 +22,11 @@ def rollout_findings(settings: PipelineSettings) -> Iterator[Finding]:
     elif retrain is not None and retrain.then != "nothing":
         hint = "add a rollout block, or then: nothing"
         yield Finding(("retrain", "then"), f"{retrain.then} needs rollouts, which are off", hint)
+    why = why_not_recorded(settings)
+    if retrain is not None and settings.drift is not None and why:
+        message = f"would train in vain, for new versions are tried on recorded rows: {why}"
+        hint = "leave it out, and try versions with `streamserve replay`; or leave out drift, and set retrain.every_s"
+        yield Finding(("retrain",), message, hint)
 
 
 def rollout_warnings(settings: PipelineSettings) -> Iterator[Finding]:

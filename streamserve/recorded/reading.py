@@ -10,7 +10,6 @@ from streamserve.drift.chunk import ChunkError, SampleChunk, decode
 from streamserve.errors import ContractError
 from streamserve.kafka.clients import reader_properties
 from streamserve.kafka.reading import StoredRecord, TopicReader
-from streamserve.pipeline.serving import BeforeModel
 from streamserve.ports import Signature
 from streamserve.recorded.rows import RecordedRows, check_recorded, recorded_rows
 
@@ -25,18 +24,17 @@ def recorded_inputs(
     rows: int,
     version: str | None = None,
     topic: str | None = None,
-    before: BeforeModel | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RecordedRows:
-    """The newest rows on the samples topic, as inputs of a model of this signature.
+    """The newest rows on the samples topic, as inputs of this signature.
 
     Args:
         settings: the pipeline.
-        signature: what the model takes; it need not be the one that scored the rows.
+        signature: what the features fill, the model's or what the hook before it takes; the model need not be the one
+            that scored the rows.
         rows: at most so many.
         version: only rows that this version scored; default all but those of a shadow.
         topic: the samples topic; default the pipeline's.
-        before: the hook before the model, when one is configured.
         stop: asked now and then; ends the reading early.
 
     Raises:
@@ -54,7 +52,7 @@ def recorded_inputs(
             f"{topic} holds no sampled rows of {whose}: run the pipeline with a `drift` block for a while, or give"
             " events from a file"
         )
-    return recorded_rows(chunks, settings, signature, rows=rows, before=before)
+    return recorded_rows(chunks, settings, signature, rows=rows)
 
 
 def _newest(

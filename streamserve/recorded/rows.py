@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 
 from streamserve.batch import Column, EventBatch, RecordBatch, Tensor, Tensors
+from streamserve.config.recorded import why_not_recorded
 from streamserve.config.settings import FeatureSettings, PipelineSettings, VectorSettings
 from streamserve.drift.chunk import SampleChunk, SampledColumn, Span, TextColumn
 from streamserve.drift.gathered import rows_of
@@ -22,7 +23,6 @@ from streamserve.drift.learner import joined
 from streamserve.drift.schema import OUTPUT_PREFIX
 from streamserve.enrich.features import FeatureEnricher
 from streamserve.errors import ConfigError, ContractError
-from streamserve.pipeline.serving import BeforeModel
 from streamserve.ports import Signature
 
 Rejected = Counter[tuple[str, str, str]]
@@ -35,7 +35,7 @@ class RecordedRows:
 
     Attributes:
         events: ids, keys, event times, source positions (`events.origin`) and fields of the n rows.
-        inputs: name -> array[n, ...], what the engine is given.
+        inputs: name -> array[n, ...], what the features fill.
         outputs: name in the prediction -> array[n, ...] as recorded; NaN or None where a row's version had no such
             output. Empty for rows that nobody scored.
         version: the model version that scored each row, n of them.
@@ -58,16 +58,14 @@ def recorded_rows(
     signature: Signature,
     *,
     rows: int,
-    before: BeforeModel | None = None,
 ) -> RecordedRows:
     """The newest rows of some chunks, each source record once.
 
     Args:
         chunks: in the order they were written; some with rows must be among them.
         settings: the pipeline.
-        signature: of the model that is to be given the rows.
+        signature: what the features fill: the model's, or what the hook before it takes.
         rows: at most so many.
-        before: the hook before the model, when one is configured.
 
     Raises:
         ConfigError: `drift.pii` keeps a feature out of the samples.
@@ -78,9 +76,6 @@ def recorded_rows(
     columns = joined([part.columns() for part in parts], [len(part) for part in parts])
     events = _events(parts, {wanted.name: _field(columns, wanted) for wanted in _fields(settings.features)})
     features, rejects = FeatureEnricher(settings.features, signature).enrich(events)
-    if before is not None:
-        features, refused = before(features)
-        rejects = [*rejects, *refused]
     kept = np.array(features.events.row, dtype=np.intp)
     version = [part.chunk.version for part in parts for _ in part.index]
     outputs = {name[len(OUTPUT_PREFIX) :]: c for name, c in columns.items() if name.startswith(OUTPUT_PREFIX)}
@@ -95,20 +90,9 @@ def recorded_rows(
 
 def check_recorded(settings: PipelineSettings) -> None:
     """Whether the samples hold every feature as it came. Raises: ConfigError."""
-    features = settings.features
-    sequences = [f.name for f in features if f.sequence] if not isinstance(features, VectorSettings) else []
-    if sequences:
-        raise ConfigError(
-            f"of sequences ({', '.join(sequences)}) the samples hold the lengths alone, which are no inputs of a model;"
-            " give events from a file instead"
-        )
-    personal = settings.drift.pii if settings.drift is not None else {}
-    lost = [f.name for f in _fields(settings.features) if f.name in personal]
-    if lost:
-        raise ConfigError(
-            f"drift.pii hashes or drops {', '.join(lost)} in the samples, so that they are no inputs of a model any"
-            " more; give events from a file instead"
-        )
+    why = why_not_recorded(settings)
+    if why:
+        raise ConfigError(f"{why}; give events from a file, or try a version on input records: `streamserve replay`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from streamserve.codecs import build_decoder
 from streamserve.composition.trial import Bench, Scored, tried
 from streamserve.errors import ContractError, ModelNotFound
 from streamserve.testing import memory_settings
+from tests.samples import sample_chunk
+from tests.texts import hook
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_two_versions_differ_and_one_does_not_differ_from_itself(settings):
     assert other.problems(None) == []
     (problem,) = other.problems(1e-6)
     assert problem.startswith("its outputs differ from version 1 by")
+
+
+def test_recorded_features_go_through_the_hook_that_makes_the_models_inputs(settings, tmp_path, monkeypatch):
+    code = """
+import numpy as np
+
+def spread(inputs):
+    return {"x": np.repeat(inputs["level"][:, np.newaxis], 16, axis=1)}
+"""
+    before = hook(tmp_path, "hooks.py", code, "spread", inputs={"level": {"shape": [-1]}})
+    changed = settings.model_dump(by_alias=True) | {"features": [{"name": "level"}], "hooks": {"before": before}}
+    columns = {"level": np.linspace(-1, 1, 20)}
+    monkeypatch.setattr("streamserve.recorded.reading._newest", lambda *_: [sample_chunk(rows=20, columns=columns)])
+    found = Bench(type(settings).model_validate(changed)).beside("2", "1", rows=20)
+    assert (found.rows, found.comparison.rows, found.lost) == (20, 20, [])
 
 
 def values(rows, **more):

@@ -10,7 +10,6 @@ from streamserve.config.loading import load
 BASE = """pipeline: p
 kafka: {bootstrap.servers: 'b:1'}
 input: {topics: [events]}
-features: [{name: age}]
 model: {name: m}
 output: {topic: predictions}
 dead_letter: {topic: dead}
@@ -26,9 +25,11 @@ spec: {partitions: COUNT, config: {cleanup.policy: POLICY}}
 def found(tmp_path):
     (tmp_path / "models" / "m").mkdir(parents=True)
 
-    def found(blocks: str, documents: dict[str, tuple[int, str]] | None = None) -> list[str]:
+    def found(
+        blocks: str, documents: dict[str, tuple[int, str]] | None = None, features: str = "features: [{name: age}]"
+    ) -> list[str]:
         path = tmp_path / "streamserve.yaml"
-        path.write_text(BASE + blocks + "\n")
+        path.write_text(f"{BASE}{features}\n{blocks}\n")
         for name, (count, policy) in (documents or {}).items():
             (tmp_path / "topics").mkdir(exist_ok=True)
             text = TOPIC.replace("NAME", name).replace("COUNT", str(count)).replace("POLICY", policy)
@@ -76,6 +77,14 @@ def test_empty_blocks_have_no_issue(found):
             "warning: 9:1: retrain: nobody asks for it: no drift monitor, no schedule (a drift block, or retrain.every_s)",
         ),
         (
+            "rollout: {}\ndrift: {pii: {age: drop}}\nretrain: {command: [train]}",
+            (
+                "error: 10:1: retrain: would train in vain, for new versions are tried on recorded rows: drift.pii hashes or"
+                " drops age in the samples, so that they are no inputs of a model any more (leave it out, and try versions"
+                " with `streamserve replay`; or leave out drift, and set retrain.every_s)"
+            ),
+        ),
+        (
             "rollout: {guard: {drift: true}}",
             "warning: 8:19: rollout.guard.drift: has no effect: there is no drift block",
         ),
@@ -83,6 +92,14 @@ def test_empty_blocks_have_no_issue(found):
 )
 def test_a_contradiction_is_found(found, blocks, expected):
     assert found(blocks) == [expected]
+
+
+def test_retraining_on_samples_that_hold_no_sequences_is_found(found):
+    features = "features: [{name: age, sequence: {max_length: 8}}]"
+    retrain = "retrain: {command: [train], every_s: 60}"
+    assert found(f"rollout: {{}}\n{retrain}", features=features) == []
+    (issue,) = found(f"rollout: {{}}\ndrift: {{}}\n{retrain}", features=features)
+    assert "of sequences (age) the samples hold the lengths alone" in issue
 
 
 GOOD = {
