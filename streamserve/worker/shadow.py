@@ -164,6 +164,8 @@ class ShadowLane:
                     self._crashed, self._off = False, version
                     self._log.error("shadow_off", version=version, error="the worker died while a shadow was inside")
                 self._drop_waiting("switched")
+                if self._inside is None:
+                    self._stage = None
             return self._left.wait_for(lambda: self._inside in {None, version}, timeout_s)
 
     # -- compute thread ------------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class ShadowLane:
         try:
             while (works := self._take()) is not None:
                 self._work_off(works)
+                del works  # nothing of a model is held while the lane waits
         finally:
             self._sink.close(CLOSE_S / 2)
 
@@ -241,8 +244,8 @@ class ShadowLane:
             return  # they were dropped while they gathered company
         route = works[0].route
         try:
-            events = EventBatch.concat([work.events for work in works])
             try:
+                events = EventBatch.concat([work.events for work in works])
                 predictions, outbound = self._scored(route, events)
             finally:
                 self._leave()
@@ -256,6 +259,8 @@ class ShadowLane:
         """Outside of the engine again, whatever came of it: the process lives, so nothing of it died inside."""
         self._journal.leave()
         with self._lock:
+            if self._inside != self._version:
+                self._stage = None  # stopped meanwhile: its engine can be closed once nothing holds it
             self._inside = None
             self._left.notify_all()
 

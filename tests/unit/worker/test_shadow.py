@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -278,6 +280,34 @@ def test_an_engine_is_left_before_the_version_may_serve():
         left.join()
         scene.score(3)
         assert scene.dropped("switched") == 2
+
+
+def test_works_that_cannot_be_joined_turn_the_version_off_and_the_engine_is_left(scene, monkeypatch):
+    def broken(_parts):
+        raise ValueError("cannot be joined")
+
+    monkeypatch.setattr("streamserve.worker.shadow.EventBatch", SimpleNamespace(concat=broken))
+    assert scene.score(1, 2).predicted == 2
+    until(lambda: scene.count("shadow_errors", stage="infer") == 2)
+    assert scene.lane.only(None, LONG_S), "else no rollout could be followed any more"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stopped_shadow_is_held_by_nobody(inside):
+    gate = Gate()
+    scene = Scene(gate)
+    with scene.lane:
+        scene.lane.only("2", LONG_S)
+        scene.score(1)
+        assert gate.entered.wait(LONG_S)
+        if inside:
+            assert not scene.lane.only(None, 0.01)
+        gate.open.set()
+        until(lambda: scene.written())
+        assert scene.lane.only(None, LONG_S)
+        model = weakref.ref(scene.shadow.model)
+        scene.shadow = scene.stages = None  # the deployment is another one
+        until(lambda: model() is None)
 
 
 def test_its_inferences_stand_in_its_own_journal(scene):
