@@ -9,6 +9,8 @@ At most `in_flight` batches are between mailbox and outbox. One thread alone run
 bound are used by one thread as before. A batch is taken ahead of a free engine only when it could not grow any more;
 otherwise it goes on growing until the engine is free, and nothing is lost by having been early.
 
+A lane that waits holds no batch, so none keeps an engine from being closed while no event comes.
+
 An exception in any of the threads is the worker's failure; `abandon` then lets the others end.
 """
 
@@ -92,6 +94,7 @@ class Compute:
         while (work := self._prepared()) is not None:
             self._stages.infer(work[0])
             self._finished(work)
+            del work
         self._rotation.close()
 
     # -- several -------------------------------------------------------------------------------------------------
@@ -101,6 +104,7 @@ class Compute:
         while self._room.acquire() and (work := self._prepared()) is not None:
             self._mailbox.before_engine(+1)
             self._to_infer.put(work)
+            del work
         self._to_infer.put(None)
 
     def infer(self) -> None:
@@ -109,12 +113,14 @@ class Compute:
             self._stages.infer(work[0])
             self._mailbox.before_engine(-1)
             self._to_finish.put(work)
+            del work
         self._to_finish.put(None)
 
     def finish(self) -> None:
         """Finish what was inferred."""
         while (work := self._to_finish.get()) is not None:
             self._finished(work)
+            del work
             self._room.release()
         self._rotation.close()
 

@@ -315,6 +315,17 @@ def test_what_is_retired_is_let_go_and_its_engine_closed(broker, repository):
         until(lambda: engine._closed)
 
 
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_the_engine_of_the_last_batch_is_closed_though_no_other_batch_comes(broker, repository, in_flight):
+    with running(broker, repository, engine={"max_batch_size": 8, "in_flight": in_flight}):
+        fill(broker, 20, partitions=2)
+        until(lambda: sum(broker.offsets.values()) == 20)
+        acknowledged(broker, give(broker, Promote, version="2"))
+        give(broker, Retire)
+        engine = next(engine for version, engine in repository.made if version == "1")
+        until(lambda: engine._closed)
+
+
 def test_a_canary_gets_its_keys_and_both_say_their_role(broker, repository):
     with running(broker, repository):
         acknowledged(broker, give(broker, Canary, version="2", weight=0.5))

@@ -303,7 +303,7 @@ def test_a_stopped_shadow_is_held_by_nobody(inside):
         if inside:
             assert not scene.lane.only(None, 0.01)
         gate.open.set()
-        until(lambda: scene.written())
+        until(scene.written)
         assert scene.lane.only(None, LONG_S)
         model = weakref.ref(scene.shadow.model)
         scene.shadow = scene.stages = None  # the deployment is another one
