@@ -11,12 +11,15 @@ this runs without a GPU.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import count
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from streamserve.batch import Tensor, Tensors
-from streamserve.engines.lanes import LANES, ByShape, Lanes
+from streamserve.engines.lanes import LANES, ByShape, Lanes, Run
+from streamserve.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 GRAPH_ID = "gpu_graph_id"
 NO_GRAPH = "-1"
+CLOSE_S = 5.0
+"""How long a close waits for runs that are under way; one that hangs on the device may never come back."""
 
 
 class BoundSession:
@@ -42,18 +47,57 @@ class BoundSession:
     ) -> None:
         ids = count(1)
         lanes = [_Lane(session, outputs, device, ids if graphs else None).run for _ in range(1 if graphs else LANES)]
-        self._lanes = Lanes(lanes)
-        self._thread = ThreadPoolExecutor(1, "onnx-graphs") if graphs else None
+        self._thread = _OneThread(lanes[0]) if graphs else None
+        self._run = Lanes(lanes).run if self._thread is None else self._thread.run
 
     def run(self, inputs: Tensors) -> list[Tensor]:
         """Raises: what ONNX Runtime raises."""
-        if self._thread is None:
-            return self._lanes.run(inputs)
-        return self._thread.submit(self._lanes.run, inputs).result()
+        return self._run(inputs)
 
     def close(self) -> None:
+        """End the thread, if there is one. Idempotent."""
         if self._thread is not None:
-            self._thread.shutdown()
+            self._thread.close()
+
+
+_Calls: TypeAlias = "SimpleQueue[tuple[Tensors, Future[list[Tensor]]] | None]"
+"""What is to run and where the outputs go; None ends the thread."""
+
+
+class _OneThread:
+    """Runs everything on one thread, which ends with the process even while a run hangs: an executor's would not."""
+
+    def __init__(self, run: Run) -> None:
+        self._calls: _Calls = SimpleQueue()
+        self._lock = Lock()
+        self._closed = False
+        self._thread = Thread(target=_serve, args=(run, self._calls), name="onnx-graphs", daemon=True)
+        self._thread.start()
+
+    def run(self, inputs: Tensors) -> list[Tensor]:
+        outputs: Future[list[Tensor]] = Future()
+        with self._lock:  # nothing is put behind the end, where nobody would answer
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._calls.put((inputs, outputs))
+        return outputs.result()
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._calls.put(None)
+        self._thread.join(CLOSE_S)
+
+
+def _serve(run: Run, calls: _Calls) -> None:
+    while (call := calls.get()) is not None:
+        inputs, outputs = call
+        try:
+            outputs.set_result(run(inputs))
+        except BaseException as error:  # whatever it is, it is the caller's
+            outputs.set_exception(error)
+        del call, inputs, outputs  # a batch is not kept until the next one comes
 
 
 _Bound: TypeAlias = "tuple[onnxruntime.IOBinding, dict[str, onnxruntime.OrtValue], onnxruntime.RunOptions | None]"

@@ -1,5 +1,7 @@
 """ONNX Runtime on bound memory: on the CPU the same code, and on a GPU where one is."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -12,7 +14,7 @@ from streamserve.engines import build_engine
 from streamserve.engines.lanes import ByShape
 from streamserve.engines.onnx import CPU, CUDA, OnnxEngine
 from streamserve.engines.onnx_gpu import BoundSession
-from streamserve.errors import ContractError
+from streamserve.errors import ContractError, EngineError
 from tests.unit.engines.files import model_files
 
 
@@ -66,6 +68,56 @@ def test_three_threads_do_not_mix_their_batches(bound, expected):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+STUCK = """
+import sys, threading
+import numpy as np, onnxruntime
+from streamserve.engines import onnx_gpu
+
+class Hanging:
+    def __init__(self, path):
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.io_binding = self._session.io_binding
+        self.entered = threading.Event()
+
+    def run_with_iobinding(self, *_):
+        self.entered.set()
+        threading.Event().wait()
+
+onnx_gpu.CLOSE_S = 0.05
+session = Hanging(sys.argv[1])
+bound = onnx_gpu.BoundSession(session, ["probability"], "cpu", graphs=True)
+inputs = {"x": np.zeros((1, 16), np.float32)}
+threading.Thread(target=bound.run, args=(inputs,), daemon=True).start()
+session.entered.wait()
+bound.close()
+print("closed", flush=True)
+"""
+
+
+def test_a_run_that_hangs_holds_up_neither_the_close_nor_the_end_of_the_process(tmp_path):
+    command = [sys.executable, "-c", STUCK, models.save(models.mlp(), tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.returncode) == ("closed\n", 0), ended.stderr
+
+
+def test_a_session_whose_thread_was_ended_refuses_runs_and_can_be_closed_again(tmp_path):
+    session = onnxruntime.InferenceSession(models.save(models.mlp(), tmp_path), providers=[CPU])
+    bound = BoundSession(session, ["probability"], "cpu", graphs=True)
+    bound.close()
+    bound.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        bound.run({"x": np.zeros((1, 16), np.float32)})
+
+
+def test_a_failure_in_the_thread_is_the_callers(tmp_path):
+    session = onnxruntime.InferenceSession(models.save(models.mlp(), tmp_path), providers=[CPU])
+    bound = BoundSession(session, ["probability"], "cpu", graphs=True)
+    with pytest.raises(Exception, match="dimensions"):
+        bound.run({"x": np.zeros((1, 15), np.float32)})
+    assert len(bound.run({"x": np.zeros((1, 16), np.float32)})[0]) == 1
+    bound.close()
 
 
 def test_memory_is_bound_once_for_a_shape_and_the_least_recently_used_goes(monkeypatch):
