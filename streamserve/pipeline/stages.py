@@ -102,6 +102,7 @@ class ScoredBatch:
         outbound: predictions first, then dead letters, if any; rows ascending in each.
         consumed: how many records, predicted or rejected.
         legs: what each version made of it; a row is in one of them.
+        events: what was decoded of it and went to the models.
         cache: entries for the cache once all of it is committed.
         revision: of the deployment that scored it.
         late: rows that could not make the latency goal any more; None when none was.
@@ -115,6 +116,7 @@ class ScoredBatch:
     consumed: int
     legs: tuple[ScoredLeg, ...]
     cache: CacheBatch | None
+    events: EventBatch | None = None
     revision: int = -1
     late: LateRows | None = None
     compute_s: float = 0.0
@@ -342,6 +344,7 @@ class Stages:
             consumed=len(records),
             legs=tuple(legs),
             cache=CacheBatch.concat(caches) if caches else None,
+            events=job.events,
             revision=job.deployment.revision,
             late=job.late,
             compute_s=job.spent_s + perf_counter() - start_s,

@@ -6,6 +6,11 @@ more than `error_rate`. It does when the lower end of the interval for the diffe
 method 10: square-and-add of Wilson's intervals). A canary at a tenth of the traffic has few rows, and the interval is
 as wide as that makes it.
 
+Rows are not independent: those of a key share its fate, and a key sticks to its version, so that one hot key which
+every version rejects looks like a bad canary. The counts are therefore divided by the rejected rows of a key, on
+average over the rejected rows (the variance of a compound Poisson sum), and fewer than `FEW_KEYS` keys say nothing,
+unless half of all rows are rejected.
+
 **Latency.** A call of the canary must not take more than `latency_ratio` times what the stable version takes for the
 same rows. Seconds a row of their usual calls would not do: a canary's calls are smaller, so what a call costs whatever
 its size is shared by fewer rows, and a canary that is as fast looks several times slower. So now and then the stable
@@ -20,11 +25,12 @@ Pure: times are handed in. `worker.guard` feeds it and publishes the rollback.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import exp, log, sqrt
 from typing import Final, Literal, NamedTuple
+from zlib import crc32
 
 from streamserve.config.rollout_settings import GuardSettings
 from streamserve.rollout.records import NONE
@@ -33,6 +39,10 @@ Z: Final = 4.0
 SLICES: Final = 30
 MIN_PAIRS: Final = 30
 """Pairs of times in the window before they are judged."""
+FEW_KEYS: Final = 5
+"""So many keys must have rejected rows, weighed by how many, before a version is suspected and not its keys."""
+PLACES: Final = 1024
+"""Rejected rows are counted at so many places, by a hash of their key."""
 LEAST_S: Final = 1e-7
 """No call takes less, whatever a clock says."""
 
@@ -60,6 +70,7 @@ class Tally:
     Attributes:
         rows: rows that came as far as its model.
         rejected: those of them that the model, its hooks or the encoder rejected.
+        places: how many of those have a key with this hash; what is not counted here has no key.
         pairs: calls whose rows the stable version was timed on as well.
         seconds: sum of the version's own over the pairs.
         logs, logs_squared: sums over the pairs of the logarithm of the ratio of the times, and of its square.
@@ -67,6 +78,7 @@ class Tally:
 
     rows: int = 0
     rejected: int = 0
+    places: Counter[int] = field(default_factory=Counter)
     pairs: int = 0
     seconds: float = 0.0
     logs: float = 0.0
@@ -76,10 +88,23 @@ class Tally:
         """Take in other rows."""
         self.rows += other.rows
         self.rejected += other.rejected
+        self.places.update(other.places)
         self.pairs += other.pairs
         self.seconds += other.seconds
         self.logs += other.logs
         self.logs_squared += other.logs_squared
+
+    def reject(self, keys: Iterable[bytes]) -> None:
+        """Take in the keys of rejected rows, which are counted already."""
+        self.places.update(crc32(key) % PLACES for key in keys)
+
+    @property
+    def squares(self) -> float:
+        """Sum of the squares of the rejected rows of each key, less what keys add that share a place by chance."""
+        keyed = self.places.total()
+        shared = sum(count * count for count in self.places.values())
+        by_key = (shared - keyed * keyed / PLACES) / (1 - 1 / PLACES)
+        return self.rejected - keyed + max(float(keyed), by_key)
 
     def timed(self, seconds: float, stable_s: float) -> None:
         """Take in a pair of times for the same rows."""
@@ -134,6 +159,7 @@ class Guard:
         *,
         rows: int,
         rejected: int,
+        keys: Sequence[bytes] = (),
         seconds: float = 0.0,
         stable_s: float | None = None,
     ) -> None:
@@ -145,6 +171,7 @@ class Guard:
             version: which.
             rows: that came as far as its model.
             rejected: those of them that model, hooks or encoder rejected.
+            keys: of the rejected rows that have one.
             seconds: of its call.
             stable_s: of the stable version's call for the same rows, if it was timed.
         """
@@ -156,6 +183,7 @@ class Guard:
         tally = self._slices[-1][1].setdefault(version, Tally())
         tally.rows += rows
         tally.rejected += rejected
+        tally.reject(keys)
         if stable_s is not None:
             tally.timed(seconds, stable_s)
 
@@ -222,13 +250,29 @@ def least_ratio(candidate: Tally) -> float:
 
 
 def excess_errors(candidate: Tally, stable: Tally) -> float:
-    """Lower end of the interval for how much the candidate's share of rejected rows exceeds the stable one's."""
-    p, low, _ = wilson(candidate.rejected, candidate.rows)
-    q, _, high = wilson(stable.rejected, stable.rows)
+    """Lower end of the interval for how much the candidate's share of rejected rows exceeds the stable one's.
+
+    Nothing exceeds, -1, while what is rejected may as well be the fault of a few keys.
+    """
+    if few_keys(candidate):
+        return -1.0
+    p, low, _ = share_rejected(candidate)
+    q, _, high = share_rejected(stable)
     return p - q - sqrt((p - low) ** 2 + (high - q) ** 2)
 
 
-def wilson(count: int, rows: int) -> tuple[float, float, float]:
+def few_keys(candidate: Tally) -> bool:
+    """Whether what is rejected may as well be the fault of a few keys."""
+    return candidate.rejected**2 < FEW_KEYS * candidate.squares and 2 * candidate.rejected < candidate.rows
+
+
+def share_rejected(tally: Tally) -> tuple[float, float, float]:
+    """The share of rejected rows with its interval, for as many rows as are worth an independent one."""
+    a_key = tally.squares / tally.rejected if tally.rejected else 1.0
+    return wilson(tally.rejected / a_key, tally.rows / a_key)
+
+
+def wilson(count: float, rows: float) -> tuple[float, float, float]:
     """A share with Wilson's interval of `Z` standard errors: share, lower end, upper end."""
     share, square = count / rows, Z * Z
     middle = share + square / (2 * rows)

@@ -117,13 +117,14 @@ class WorkerGuard:
             for leg in batch.legs:
                 if leg.model.fallback:
                     continue
-                rejected = sum(map(_by_model, leg.rejects))
+                rejects = [reject.row for reject in leg.rejects if _by_model(reject)]
                 self._guard.add(
                     now_s,
                     batch.revision,
                     leg.model.version,
-                    rows=len(leg.row) + rejected,
-                    rejected=rejected,
+                    rows=len(leg.row) + len(rejects),
+                    rejected=len(rejects),
+                    keys=_keys(batch, rejects),
                     seconds=leg.infer_s,
                     stable_s=leg.stable_s,
                 )
@@ -184,3 +185,11 @@ class WorkerGuard:
 def _by_model(reject: Reject) -> bool:
     """Whether a reject speaks against a version, and not against the event or its delay."""
     return reject.stage in {"infer", "encode"} and reject.reason != "too_late"
+
+
+def _keys(batch: ScoredBatch, rows: list[int]) -> list[bytes]:
+    """The entity keys of these rows, by which they stick to their version; a row without one stands for itself."""
+    if not rows or batch.events is None:
+        return []
+    entities = dict(zip(batch.events.row, batch.events.entity, strict=True))
+    return [key for key in map(entities.get, rows) if key is not None]

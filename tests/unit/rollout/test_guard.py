@@ -159,3 +159,56 @@ def test_every_arm_of_an_experiment_is_judged():
     guard.add(0, 1, "2", rows=1000, rejected=0)
     guard.add(0, 1, "3", rows=1000, rejected=900)
     assert guard.verdict(1).version == "3"
+
+
+def keyed(seed, *, bad, errors=0.0, keys=2000, seconds=10):
+    """What the guard says of a canary of a tenth whose keys, some of them hot, stick to their version.
+
+    Args:
+        seed: of everything.
+        bad: share of the keys whose rows both versions reject; the canary has the hottest of them, 1 % of the traffic.
+        errors: share of the canary's other rows that it rejects.
+        keys: how many there are.
+        seconds: looks, one a second.
+    """
+    rng = np.random.default_rng(seed)
+    weights = 1 / (np.arange(keys) + 20.0)
+    weights[0] = 0.01 * weights[1:].sum() / 0.99
+    weights /= weights.sum()
+    canary = rng.random(keys) < SHARE
+    rejects = rng.random(keys) < bad
+    canary[0] = rejects[0] = True
+    guard = guarding()
+    for second in range(seconds):
+        key = rng.choice(keys, RATE, p=weights)
+        for version, mine in (("1", key[~canary[key]]), ("2", key[canary[key]])):
+            broken = rejects[mine] | (rng.random(len(mine)) < (errors if version == "2" else 0))
+            told = [b"%d" % k for k in mine[broken]]
+            guard.add(second, 1, version, rows=len(mine), rejected=len(told), keys=told)
+        found = guard.verdict(second + 1.0)
+        if found is not None:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("bad", [0.0, 0.002, 0.02])
+def test_hot_keys_that_every_version_rejects_are_not_held_against_the_canary_that_has_them(bad):
+    assert [keyed(seed, bad=bad) for seed in range(20)] == [None] * 20
+
+
+def test_a_canary_that_rejects_some_rows_of_every_key_or_all_of_a_few_is_found_all_the_same():
+    assert keyed(1, bad=0.0, errors=0.2).rule == "errors"
+    guard = guarding()
+    guard.add(0, 1, "1", rows=5000, rejected=0)
+    guard.add(0, 1, "2", rows=600, rejected=600, keys=[b"a", b"b"] * 300)
+    assert guard.verdict(1).rule == "errors"
+
+
+@given(st.lists(st.integers(0, 20_000), max_size=300), st.integers(0, 20))
+def test_rejects_of_one_key_count_as_one_and_keys_of_one_place_do_not_make_them_fewer(keys, alone):
+    tally = Tally(rows=400, rejected=len(keys) + alone)
+    tally.reject(b"%d" % key for key in keys)
+    exact = alone + sum(keys.count(key) ** 2 for key in set(keys))
+    assert tally.squares >= tally.rejected
+    if len(set(keys)) < 20:
+        assert tally.squares == pytest.approx(exact, rel=0.1, abs=40)

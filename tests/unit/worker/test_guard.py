@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from hashlib import blake2b
 
 import numpy as np
 import orjson
@@ -14,6 +15,7 @@ from streamserve.drift.events import Alert, RetrainRequest
 from streamserve.errors import BrokerUnavailable, EngineError
 from streamserve.rollout.log import RolloutLog
 from streamserve.rollout.records import Arm, Canary, Experiment, Promote, Rollback, Shadow, Stop, new_id
+from streamserve.rollout.split import SALT_BYTES, Split
 from streamserve.testing import FunctionEngine, MemoryBroker, MemoryRolloutWriter, MemoryWorker, memory_settings
 from tests.memory import DOUBLE, doubled, exactly_once, topics, until
 
@@ -146,6 +148,22 @@ def test_a_canary_that_is_as_good_stays(broker):
     assert worker.failure is None
     versions = {orjson.loads(record.value)["version"] for record in broker.records("predictions")}
     assert versions == {"1", "2"}
+
+
+def test_a_hot_key_that_is_rejected_does_not_roll_back_the_canary_that_has_it(broker):
+    """A tenth of the canary's rows are of one key, and the stable version has no row of it to be compared by."""
+    split = Split(blake2b(b"canary/3", digest_size=SALT_BYTES).digest(), (0.7,))
+    hot = next(key for i in range(1000) if split.sides([key := b"hot%d" % i]) == [1])
+    with guarded(broker, latency_ratio=None) as worker:
+        begun(broker, Canary, version="3", weight=0.3)
+        for number in range(3000):
+            at_fault = number % 30 == 0
+            broker.produce("events", b'{"x": 3}' if at_fault else b'{"x": 5}', key=hot if at_fault else b"%d" % number)
+        until(lambda: len(broker.records("predictions")) + len(broker.records("dead")) == 3000)
+        time.sleep(0.3)
+        assert log_of(broker).state.canary == "3"
+        assert len(broker.records("dead")) == 100
+    assert worker.failure is None
 
 
 def test_an_arm_that_fails_ends_the_experiment(broker):
