@@ -129,7 +129,7 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
 def _table(model: type[BaseModel]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        meaning = field.description or _first_line(field.annotation)
+        meaning = " ".join((field.description or _first_line(field.annotation)).split())
         cells = (f"`{field.alias or name}`", _type(field), _default(field), meaning)
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(rows) + "\n"

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from streamserve.config.document import read_document
+from streamserve.config.reference import render
 from streamserve.config.schema import schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,6 +25,12 @@ def test_generated_files_are_up_to_date():
         check=False,
     )
     assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_every_row_of_the_reference_is_one_line():
+    lines = [line for line in render({0: "fine"}).splitlines() if line.startswith("| ")]
+    assert len(lines) > 100
+    assert [line for line in lines if not line.endswith(" |")] == []
 
 
 def test_the_schema_is_a_schema_and_takes_the_demo():
