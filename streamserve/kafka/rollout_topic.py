@@ -67,6 +67,7 @@ class RolloutReader:
         self._logger = logger or silent_logger()
         self._consumer: Any = None
         self._position = 0
+        self._made_again = False
         self._waiting: list[TopicEntry] = []
 
     def __enter__(self) -> Self:
@@ -88,9 +89,9 @@ class RolloutReader:
 
     def read_to_end(self, timeout_s: float) -> list[TopicEntry]:
         until_s = time.monotonic() + timeout_s
+        self._check_same()
         end = self._end(until_s)
-        if end < self._position:
-            raise _made_again(self.topic)
+        self._check_same(end)
         while self._position < end:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
@@ -105,6 +106,7 @@ class RolloutReader:
         return found
 
     def poll(self, timeout_s: float) -> list[TopicEntry]:
+        self._check_same()
         found, self._waiting = self._waiting, []
         return found + self._take(0.0 if found else timeout_s)
 
@@ -114,6 +116,19 @@ class RolloutReader:
             thread = threading.Thread(target=consumer.close, name="rollout-reader-close", daemon=True)
             thread.start()
             thread.join(CLOSE_TIMEOUT_S)
+
+    def _check_same(self, offset: int | None = None) -> None:
+        """See that this is still the topic that was opened, at an offset that it gives now.
+
+        Once it is not, it never is again: what the new one says does not continue what was read, however long it grows.
+
+        Raises:
+            SourceError: it was made again.
+        """
+        if offset is not None and offset < self._position:
+            self._made_again = True
+        if self._made_again:
+            raise _made_again(self.topic)
 
     def _end(self, until_s: float) -> int:
         """The offset after the last stable record. Raises: BrokerUnavailable when nobody says it in time."""
@@ -136,8 +151,7 @@ class RolloutReader:
         while message is not None:
             error = message.error()
             if error is None:
-                if message.offset() < self._position:
-                    raise _made_again(self.topic)
+                self._check_same(message.offset())
                 self._position = message.offset() + 1
                 found.append(TopicEntry(message.offset(), message.key(), message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001

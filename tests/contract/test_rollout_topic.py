@@ -282,6 +282,16 @@ def test_a_topic_that_was_made_again_is_not_taken_for_the_old_one(kafka):
             except SourceError as error:  # meanwhile the brokers may also say that there is no such topic
                 found = str(error)
         assert "restart the workers" in found
+        with at.writer() as again:
+            for version in range(10, 16):  # it is longer now than the old one was
+                again.publish(promote(str(version)))
+        for _ in range(10):
+            with pytest.raises(SourceError, match="made again"):
+                reader.poll(0.2)
+        with pytest.raises(SourceError, match="made again"):
+            reader.read_to_end(20)
+        with at.reader() as fresh:
+            assert len(fresh.read_to_end(20)) == 7
 
 
 def _created_again(bootstrap, topic):
