@@ -11,6 +11,7 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.config.topic_documents import TopicDocument
 from streamserve.config.wording import Finding
 
+INSYNC = "min.insync.replicas"
 _KEYS = {"control": ("rollout", "topic"), "shadow": ("rollout", "shadow_topic")}
 
 
@@ -59,9 +60,22 @@ def rollout_topic_warnings(settings: PipelineSettings, documents: Mapping[str, T
     if control is not None and control.config.get("cleanup.policy") != "compact":
         message = f"{names.control} would forget its commands"
         yield Finding(_KEYS["control"], message, "cleanup.policy: compact in topics/")
+    if control is not None and output is not None:
+        yield from _not_as_durable(control, output)
     if shadow is not None and output is not None and shadow.partitions != output.partitions:
         message = f"{shadow.name} and {output.name} have different numbers of partitions and cannot be joined"
         yield Finding(_KEYS["shadow"], message, "give both the same count in topics/")
+
+
+def _not_as_durable(control: TopicDocument, output: TopicDocument) -> Iterator[Finding]:
+    """Workers write switch points in the transactions of their predictions: where the one is away, neither commits."""
+    hint = "give both the same in topics/"
+    together = f"{control.name} is committed together with {output.name}, which has"
+    if control.replicas is not None and output.replicas is not None and control.replicas < output.replicas:
+        yield Finding(_KEYS["control"], f"{together} {output.replicas} replicas, not {control.replicas}", hint)
+    own, other = control.config.get(INSYNC), output.config.get(INSYNC)
+    if own is not None and other is not None and own != other:
+        yield Finding(_KEYS["control"], f"{together} {INSYNC}={other}, not {own}", hint)
 
 
 def _topics(settings: PipelineSettings) -> Iterator[Finding]:

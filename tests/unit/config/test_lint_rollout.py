@@ -17,7 +17,7 @@ dead_letter: {topic: dead}
 TOPIC = """apiVersion: kafka.strimzi.io/v1
 kind: KafkaTopic
 metadata: {name: NAME}
-spec: {partitions: COUNT, config: {cleanup.policy: POLICY}}
+spec: {config: {cleanup.policy: POLICY}, partitions: COUNT}
 """
 
 
@@ -127,6 +127,26 @@ def test_a_document_that_does_not_fit_is_found(found, change, expected):
     (issue,) = found("rollout: {}", {**GOOD, **change})
     assert issue.startswith("warning: 8:1: rollout.")
     assert expected in issue
+
+
+@pytest.mark.parametrize(
+    ("control", "expected"),
+    [
+        ((3, 2), []),
+        ((5, 2), []),
+        ((1, 2), ["p.rollout is committed together with predictions, which has 3 replicas, not 1"]),
+        ((3, 1), ["p.rollout is committed together with predictions, which has min.insync.replicas=2, not 1"]),
+    ],
+)
+def test_a_control_topic_that_is_away_sooner_than_the_predictions_is_found(found, control, expected):
+    replicas, insync = control
+    documents = {
+        **GOOD,
+        "predictions": ("4, replicas: 3", "delete, min.insync.replicas: 2"),
+        "p.rollout": (f"1, replicas: {replicas}", f"compact, min.insync.replicas: {insync}"),
+    }
+    issues = found("rollout: {}", documents)
+    assert issues == [f"warning: 8:1: rollout.topic: {message} (give both the same in topics/)" for message in expected]
 
 
 def test_missing_documents_are_told(found):
