@@ -8,7 +8,11 @@ version, the old deployment stays, and the slot's acknowledgement says why. It i
 The topic's word holds over `model.version`, which only says what the very first worker starts with. Brokers that are
 away stop nothing but the following.
 
-The thread runs at a lower priority than the line: a load takes seconds of CPU (graph optimisation, warm-up), and on a
+A load may take a minute, a rollback must not. So a load has a helper thread, and the topic is followed on: a state that
+needs nothing more than what is loaded is switched to at once, and what was being loaded is let go of unless it is
+needed. Nor does a change of who answers wait for a shadow, or fail with it: the shadow follows.
+
+Both threads run at a lower priority than the line: a load takes seconds of CPU (graph optimisation, warm-up), and on a
 full machine they would be taken from the events (Triton #8117 and #8587, TensorFlow Serving #1866 are users who saw
 their p99 rise tenfold during a load).
 """
@@ -19,6 +23,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from streamserve.batch import ModelIdentity
@@ -34,11 +39,16 @@ from streamserve.rollout.topic import RecordReader, RecordWriter
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.versions import ServedModel, VersionMetrics
 from streamserve.worker.guard import WorkerGuard
+from streamserve.worker.loading import Load
 from streamserve.worker.shadow import ShadowLane
 
 START_TIMEOUT_S = 60.0
 """For reading the topic to its end before the worker is ready."""
 POLL_S = 0.2
+LOAD_POLL_S = 0.05
+"""While a version is being loaded."""
+LOAD_LEFT_S = 10.0
+"""How long the end of a load is waited for once the worker has stopped."""
 LANE_TIMEOUT_S = 30.0
 RETRY_S = 1.0
 """Pause after the topic could not be read or written."""
@@ -105,6 +115,10 @@ class RolloutFollower:
         self._guard = guard
         self._topic = RolloutLog()
         self._known = NONE
+        self._state = RolloutState()
+        self._due: RolloutState | None = None
+        self._began_s = 0.0
+        self._load: Load | None = None
         self._error = ""
         self._broken: set[str] = set()
         self._previous_due = False
@@ -143,6 +157,8 @@ class RolloutFollower:
                 self._log.warning("rollout_topic_away", error=str(error))
                 self._stopping.wait(RETRY_S)
         self._leave()
+        if self._load is not None:
+            self._load.ended(LOAD_LEFT_S)
 
     def settled(self, batches: Sequence[ScoredBatch]) -> None:
         """These are committed: what became of them is the guard's to judge."""
@@ -195,75 +211,140 @@ class RolloutFollower:
     # -- follow --------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        for entry in self._reader.poll(POLL_S):
+        for entry in self._reader.poll(POLL_S if self._load is None else 0.0):
             self._topic.add(*entry)
         state = self._topic.state
         if state.revision != self._known:
-            began_s = self._clock.monotonic_s()
+            self._began_s = self._clock.monotonic_s()
             self._known = state.revision
             self._follow(state)
-            self._acknowledge(began_s)
+        elif self._load is not None:
+            if self._load.ended(LOAD_POLL_S):
+                self._loaded(self._load)
         elif self._previous_due:
-            self._warm_previous(state)
+            self._warm_previous(state.previous)
         elif self._unsent is not None:
             self._send(self._unsent)
-        self._models.sweep()
+        if self._load is None:
+            self._models.sweep()
 
     def _follow(self, state: RolloutState) -> None:
-        """Have a new state serve; the old one goes on when that fails."""
+        """Have a new state serve; the old one goes on meanwhile, and when that fails."""
         self._broken.difference_update(state.serving)
         self._error = ""
+        self._due = state
+        self._advance(state)
+
+    def _advance(self, state: RolloutState) -> None:
+        """Switch to a state, or begin to load what it lacks; while something else is being loaded it has to wait."""
+        ready = self._ready(state) if self._load is None else self._load.ready
+        lacking = [version for version in state.serving if version not in ready]
+        if not lacking:
+            self._try(state, ready)
+            self._conclude()
+            return
+        if lacking == [state.shadow] and _answering(state) != _answering(self._state):
+            self._try(replace(state, shadow=None), ready)
+            self._acknowledge(self._began_s)
+        if self._load is None:
+            version, keep = lacking[0], self._kept(state)
+            self._load = Load(version, lambda: self._models.get(version, serving=keep), ready, state)
+
+    def _try(self, state: RolloutState, models: Mapping[str, LoadedModel]) -> None:
         try:
-            self._deploy(state)
+            self._switch(state, models)
         except Exception as error:
             self._failed(state, error)
 
+    def _loaded(self, load: Load) -> None:
+        """What follows the end of a load: the switch, the next load, or an answer."""
+        self._load = None
+        if load.failure is not None:
+            self._broken.add(load.version)
+        if self._due is None:
+            if load.failure is not None:
+                self._log.warning("load_failed", version=load.version, error=str(load.failure))
+            self._began_s = self._clock.monotonic_s()
+            self._conclude()
+        elif load.failure is not None and load.wanted is self._due:
+            self._failed(self._due, load.failure)
+            self._conclude()
+        else:
+            self._advance(self._due)
+
+    def _conclude(self) -> None:
+        """Nothing is waited for any more: say so, and let go of what was loaded for a state that failed or is past."""
+        self._due = None
+        if self._load is None:
+            self._tidy()
+        self._acknowledge(self._began_s)
+
+    def _tidy(self) -> None:
+        """Let go of what is not needed; what a rollback goes back to is the last to make room."""
+        state = self._state
+        if state.previous is not None and state.previous in self._models.versions:
+            self._models.get(state.previous, serving=state.serving)
+        self._models.keep(state.serving, state.needed)
+
     def _deploy(self, state: RolloutState) -> None:
         """Load what is missing, then switch. Raises: what a version that must serve was refused for."""
-        keep = {*state.serving, *self._serving()}
-        models = {version: self._loaded(version, keep) for version in state.serving}
+        keep = self._kept(state)
+        self._switch(state, {version: self._get(version, keep) for version in state.serving})
+        self._tidy()
+
+    def _switch(self, state: RolloutState, models: Mapping[str, LoadedModel]) -> None:
+        """Have a state serve whose versions are loaded. Raises: EngineError."""
         deployment = deployed(state, models)
         if self._lane is not None and not self._lane.only(state.shadow, LANE_TIMEOUT_S):
             raise EngineError(f"the shadow has been inside its engine for {LANE_TIMEOUT_S:.0f} s")
         if state.stable is not None:
             self._metrics.stable(state.stable)
         self.current = deployment
+        self._state = state
         if self._guard is not None:
             self._guard.follow(state, self._topic.given_ms(state.revision))
         self._metrics.serving([served(route) for route in deployment.all_routes])
-        self._models.keep(state.serving, state.needed)
         self._previous_due = True
         self._log.info("rollout_switched", revision=state.revision, serving=list(state.serving))
+
+    def _kept(self, state: RolloutState) -> set[str]:
+        """Versions that a load for this state must not push out: also what serves now, and its way back."""
+        return {*state.serving, *self._state.needed}
+
+    def _ready(self, state: RolloutState) -> dict[str, LoadedModel]:
+        """What is loaded and stays so while something is loaded for this state."""
+        keep = self._kept(state)
+        return {v: self._models.get(v, serving=keep) for v in self._models.versions if v in keep}
 
     def _serving(self) -> tuple[str, ...]:
         """Versions that the present deployment holds."""
         return tuple(route.model.version for route in self.current.all_routes) if hasattr(self, "current") else ()
 
-    def _loaded(self, version: str, keep: Collection[str]) -> LoadedModel:
+    def _get(self, version: str, keep: Collection[str]) -> LoadedModel:
         try:
             return self._models.get(version, serving=keep)
         except Exception:
             self._broken.add(version)
             raise
 
-    def _failed(self, state: RolloutState, error: Exception) -> None:
+    def _failed(self, state: RolloutState, error: BaseException) -> None:
         """Say that a state cannot be served."""
         message = str(error) if isinstance(error, StreamServeError) else f"{type(error).__name__}: {error}"
         self._error = self._error or text(message)
         self._log.error("rollout_not_followed", revision=state.revision, error=message, stays=self._serving())
 
-    def _warm_previous(self, state: RolloutState) -> None:
+    def _warm_previous(self, version: str | None) -> None:
         """Load what a rollback goes back to, if it fits; it is only a kindness, and nothing fails with it."""
         self._previous_due = False
-        version = state.previous
         if version is None or version in self._broken or version in self._models.versions:
             return
-        try:
+        keep = self._kept(self._state)
+
+        def load() -> None:
             if self._models.fits(version):
-                self._loaded(version, self._serving())
-        except Exception as error:
-            self._log.warning("rollback_not_warm", version=version, error=str(error))
-        self._acknowledge(self._clock.monotonic_s())
+                self._models.get(version, serving=keep)
+
+        self._load = Load(version, load, self._ready(self._state))
 
     # -- answer --------------------------------------------------------------------------------------------------
 
@@ -319,6 +400,11 @@ def deployed(state: RolloutState, models: Mapping[str, LoadedModel]) -> Deployme
     if state.shadow is not None:
         shadow = Route(models[state.shadow], _identity(models[state.shadow], role="shadow", told=True))
     return Deployment(routes=routes, split=split_of(state), shadow=shadow, revision=state.revision)
+
+
+def _answering(state: RolloutState) -> tuple[object, ...]:
+    """Who answers, and whom."""
+    return (state.sides, state.weight, state.experiment, state.arms)
 
 
 def _identity(
