@@ -13,9 +13,9 @@ class GuardSettings(Settings):
     """When a canary (or the second and further arms of an experiment) is rolled back by itself."""
 
     min_rows: int = Field(default=500, ge=1)
-    """Rows a version must have scored in the window before it is judged."""
+    """Rows a version must have scored before it is judged."""
     window_s: float = Field(default=30.0, gt=0, le=3600)
-    """What it is judged on."""
+    """What it is judged on; where that has fewer than `min_rows`, on so many of its newest rows."""
     error_rate: float | None = Field(default=0.01, ge=0, le=1)
     """Share of its rows rejected by model or encoder may exceed the stable version's by so much; null: not judged."""
     latency_ratio: float | None = Field(default=2.0, gt=0)

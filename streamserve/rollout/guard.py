@@ -1,5 +1,8 @@
 """When a canary is rolled back by itself: a window of what each version made of its rows, and two rules over it.
 
+The window is the last `window_s`, or longer where that has fewer than `min_rows` of a version: one worker of a large
+fleet sees few rows of a small canary.
+
 **Errors.** The share of rows that the model, its hooks or the encoder reject must not exceed the stable version's by
 more than `error_rate`. It does when the lower end of the interval for the difference of the two shares lies above it
 (Newcombe: Interval estimation for the difference between independent proportions. Statistics in Medicine 17, 1998,
@@ -37,6 +40,8 @@ from streamserve.rollout.records import NONE
 
 Z: Final = 4.0
 SLICES: Final = 30
+REACH: Final = 120
+"""Where a window has too few rows, it reaches back for them, but not beyond so many windows."""
 MIN_PAIRS: Final = 30
 """Pairs of times in the window before they are judged."""
 FEW_KEYS: Final = 5
@@ -125,7 +130,7 @@ class Guard:
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
         self._slice_s = settings.window_s / SLICES
-        self._slices: deque[tuple[int, dict[str, Tally]]] = deque()
+        self._slices: dict[str, deque[tuple[int, Tally]]] = {}
         self._revision = NONE
         self._stable = ""
         self._candidates: tuple[str, ...] = ()
@@ -143,12 +148,9 @@ class Guard:
 
     def follow(self, revision: int, stable: str, candidates: Sequence[str]) -> None:
         """Judge these versions from now on, from nothing; what is known of the stable one stays."""
-        keep = {stable} if stable == self._stable else set()
-        self._slices = deque(
-            (number, {version: tally for version, tally in each.items() if version in keep})
-            for number, each in self._slices
-        )
-        self._usual = self._usual if keep else None
+        same = stable == self._stable
+        self._slices = {stable: self._slices[stable]} if same and stable in self._slices else {}
+        self._usual = self._usual if same else None
         self._revision, self._stable, self._candidates = revision, stable, tuple(candidates)
 
     def add(
@@ -178,9 +180,10 @@ class Guard:
         if revision != self._revision or not (version == self._stable or version in self._candidates):
             return
         number = int(now_s / self._slice_s)
-        if not self._slices or self._slices[-1][0] != number:
-            self._slices.append((number, {}))
-        tally = self._slices[-1][1].setdefault(version, Tally())
+        slices = self._slices.setdefault(version, deque())
+        if not slices or slices[-1][0] != number:
+            slices.append((number, Tally()))
+        tally = slices[-1][1]
         tally.rows += rows
         tally.rejected += rejected
         tally.reject(keys)
@@ -189,25 +192,30 @@ class Guard:
 
     def verdict(self, now_s: float) -> Breach | None:
         """The first candidate that breaks a rule; None while nothing is known against any."""
-        oldest = int(now_s / self._slice_s) - SLICES
-        while self._slices and self._slices[0][0] <= oldest:
-            self._slices.popleft()
-        stable = self._window(self._stable)
+        newest = int(now_s / self._slice_s)
+        stable = self._window(self._stable, newest)
         if stable.rows >= self._settings.min_rows:
             self._usual = stable
         for version in self._candidates:
-            window = self._window(version)
+            window = self._window(version, newest)
             if window.rows >= self._settings.min_rows:
                 breach = judge(self._settings, version, window, self._usual)
                 if breach is not None:
                     return breach
         return None
 
-    def _window(self, version: str) -> Tally:
-        window = Tally()
-        for _, tallies in self._slices:
-            if version in tallies:
-                window.add(tallies[version])
+    def _window(self, version: str, newest: int) -> Tally:
+        """What a version made of the rows of the last `window_s`, or of as many of the newest as a judgement needs."""
+        window, used = Tally(), 0
+        slices = self._slices.get(version, deque())
+        for number, tally in reversed(slices):
+            least = SLICES if window.rows >= self._settings.min_rows else REACH * SLICES
+            if number <= newest - least:
+                break
+            window.add(tally)
+            used += 1
+        while len(slices) > used:  # nor will they be needed later
+            slices.popleft()
         return window
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.config.rollout_settings import GuardSettings
-from streamserve.rollout.guard import Guard, Tally, Z, excess_errors, wilson
+from streamserve.rollout.guard import REACH, Guard, Tally, Z, excess_errors, wilson
 
 RATE, SHARE, PER_S = 1000, 0.1, 20
 """Rows a second of a worker, the canary's share of them, batches a second."""
@@ -114,12 +114,49 @@ def test_a_version_with_few_rows_is_not_judged():
     assert guard.verdict(1).rule == "errors"
 
 
-def test_only_the_window_counts():
+def test_only_the_window_counts_where_it_has_rows_enough():
     guard = guarding(min_rows=10, window_s=30)
     guard.add(0, 1, "1", rows=1000, rejected=0)
     guard.add(0, 1, "2", rows=500, rejected=500)
+    guard.add(15, 1, "2", rows=10, rejected=0)
     assert guard.verdict(29).rule == "errors"
     assert guard.verdict(31) is None
+
+
+@pytest.mark.parametrize(("errors", "rule"), [(0.5, "errors"), (0.0, None)])
+def test_a_canary_with_few_rows_a_window_is_judged_on_as_many_as_it_needs(errors, rule):
+    """A canary of 1 % of 1,000 rows a second in a fleet of 20: half a row a second for each worker."""
+    rng, guard = np.random.default_rng(1), guarding()
+    for second in range(1200):
+        guard.add(second, 1, "1", rows=50, rejected=0)
+        if second % 2:
+            guard.add(second, 1, "2", rows=1, rejected=int(rng.random() < errors))
+        found = guard.verdict(second + 1.0)
+        if found is not None:
+            break
+    assert (found.rule if found else None) == rule
+    if rule:
+        assert second == 999  # at its 500th row
+
+
+def test_the_newest_rows_are_judged_and_those_before_them_forgotten():
+    guard = guarding(min_rows=100, window_s=30)
+    for second in range(400):
+        guard.add(second, 1, "1", rows=50, rejected=0)
+        guard.add(second, 1, "2", rows=1, rejected=0 if second >= 100 else 1)
+        if second >= 200:
+            assert guard.verdict(second + 1.0) is None
+
+
+@pytest.mark.parametrize(("later_s", "rule"), [(REACH * 30 - 2, "errors"), (REACH * 30, None)])
+def test_a_window_reaches_back_so_far_and_no_further(later_s, rule):
+    guard = guarding(min_rows=500, window_s=30)
+    guard.add(0, 1, "1", rows=5000, rejected=0)
+    guard.add(0, 1, "2", rows=499, rejected=499)
+    assert guard.verdict(1) is None
+    guard.add(later_s, 1, "2", rows=1, rejected=1)
+    found = guard.verdict(later_s)
+    assert (found.rule if found else None) == rule
 
 
 def test_without_a_window_of_the_stable_version_errors_are_not_judged_and_an_old_one_is_good_enough():
