@@ -43,7 +43,7 @@ from streamserve.rollout.records import (
     new_id,
     text,
 )
-from streamserve.rollout.state import Refused
+from streamserve.rollout.state import Refused, RolloutState
 
 if TYPE_CHECKING:
     from streamserve.config.settings import PipelineSettings
@@ -101,12 +101,13 @@ def promote(
     *,
     no_wait: NoWaitOption = False,
     check: Annotated[bool, typer.Option("--check", help="Try it on recorded samples first (model check).")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Let it stand even when no worker can load it.")] = False,
 ) -> None:
     """Make a version the stable one, under the running stream; ends a canary or an experiment."""
     if check:
         require(load(config, parse_set(set_)).settings, version)
     wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
-    _give(wish, lambda settings, base: Promote(version=_checked(settings, version), **base))
+    _give(wish, lambda settings, base: Promote(version=_checked(settings, version), **base), keep=keep)
 
 
 def canary(
@@ -176,10 +177,11 @@ def rollback(
     format: FormatOption = Format.TEXT,
     *,
     no_wait: NoWaitOption = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Do not keep the version that is left to go back to.")] = False,
 ) -> None:
     """Go back: end the canary or the experiment, else the version before is stable again. Nothing is loaded."""
     wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
-    _give(wish, lambda _, base: Rollback(**base))
+    _give(wish, lambda _, base: Rollback(drop=drop, **base))
 
 
 def stop(
@@ -219,8 +221,8 @@ def add(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command]) -> None:
-    """One command, from its options to the exit code."""
+def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command], *, keep: bool = False) -> None:
+    """One command, from its options to the exit code; `keep`: not taken back, whoever follows."""
     loaded = load(wish.config, parse_set(wish.set_))
     with rollout_session(loaded) as session, Interrupts() as stop_asked:
         seen = session.read()
@@ -233,7 +235,13 @@ def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command
         }
         given = _given(session, make(loaded.settings, base))
         followed = _wait(loaded, wish, session, given, stop_asked)
-        show_outcome(given, session.log.state, followed, wish.format)
+        back = None
+        if followed is not None and followed.by_nobody:
+            back = None if keep else _taken_back(session, given, seen)
+            if back is not None:
+                _wait(loaded, wish, session, back, stop_asked)
+            say(_nobody(session, given, followed, back), "red")
+        show_outcome(given, session.log.state, followed, wish.format, back)
     _end(followed)
 
 
@@ -263,6 +271,43 @@ def _wait(
         for followed in session.follow(given.offset, timeout_s, stop):
             progress.update(followed)
     return followed
+
+
+def _taken_back(session: RolloutSession, given: Given, before: RolloutState) -> Given | None:
+    """Roll back a promotion that no worker follows; None when there is nothing to take back, or it cannot be."""
+    command = given.command
+    if not isinstance(command, Promote) or before.stable in {None, command.version}:
+        return None
+    why = f"no worker could load version {command.version}"
+    now_ms = int(time.time() * 1000)
+    try:
+        back = session.give(
+            Rollback(id=new_id(), by=command.by, why=why, at_ms=now_ms, expects=given.offset, drop=True)
+        )
+    except Refused:  # another command came first, and has replaced this one
+        return None
+    return None if back.refused else back
+
+
+def _nobody(session: RolloutSession, given: Given, followed: Followed, back: Given | None) -> str:
+    """That no worker follows, what they serve instead, and how to mend the state."""
+    answers = [follower.acknowledgement for follower in followed.failed]
+    states = [session.log.state_at(answer.serving) for answer in answers if answer is not None]
+    served = ", ".join(sorted({state.stable for state in states if state.stable is not None}, key=int))
+    said = f"no worker serves it; they go on with version {served}. "
+    if back is not None:
+        return f"{said}So it was taken back (revision {back.offset}); with --keep it stands"
+    if session.log.state.revision != given.offset:
+        return f"{said}Another command came after it: see `streamserve model status`"
+    match given.command:
+        case Promote():
+            return f"{said}Take the command back: streamserve model rollback --drop"
+        case Shadow():
+            return f"{said}Take the command back: streamserve model stop shadow"
+        case Canary() | Experiment():
+            return f"{said}Take the command back: streamserve model rollback"
+        case _:
+            return f"{said}See `streamserve model status`"
 
 
 def _end(followed: Followed | None) -> None:

@@ -54,6 +54,11 @@ class Followed:
         """Live slots that could not follow."""
         return [follower for follower in self.slots if follower.standing == "failed"]
 
+    @property
+    def by_nobody(self) -> bool:
+        """Whether workers run, all of them have answered, and none could follow."""
+        return bool(self.live) and len(self.failed) == len(self.live)
+
 
 class RolloutSession:
     """The rollout topic, as somebody who gives commands sees it.

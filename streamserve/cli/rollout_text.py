@@ -18,13 +18,18 @@ from streamserve.rollout.words import command_words, state_words
 _STANDINGS = {"follows": "follows", "failed": "could not follow", "waits": "no answer yet", "gone": "not running"}
 
 
-def show_outcome(given: Given, state: RolloutState, followed: Followed | None, format: Format) -> None:
-    """What a command has come to."""
+def show_outcome(
+    given: Given, state: RolloutState, followed: Followed | None, format: Format, back: Given | None = None
+) -> None:
+    """What a command has come to; `back` took it back."""
     if format is Format.JSON:
         document = {"revision": given.offset, "command": command_document(given), "state": state_document(state)}
+        document["taken_back"] = back.offset if back is not None else None
         emit_json(document | {"workers": followers_document(followed)})
         return
-    show(f"revision {given.offset}: {printable(command_words(given.command))}")
+    for each in (given, back):
+        if each is not None:
+            show(f"revision {each.offset}: {printable(command_words(each.command))}")
     _show_state(state)
 
 

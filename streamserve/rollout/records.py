@@ -86,7 +86,13 @@ class Experiment(Record, frozen=True, kw_only=True, tag="experiment"):
 
 
 class Rollback(Record, frozen=True, kw_only=True, tag="rollback"):
-    """Back: ends canary and experiment if there is one, else the version before the stable one is stable again."""
+    """Back: ends canary and experiment if there is one, else the version before the stable one is stable again.
+
+    Attributes:
+        drop: the version that was stable is not kept to go back to, such as one that no worker could load.
+    """
+
+    drop: bool = False
 
 
 class Stop(Record, frozen=True, kw_only=True, tag="stop"):

@@ -116,12 +116,12 @@ def _after(state: RolloutState, command: Command) -> RolloutState:
                 raise Refused(f"experiment {state.experiment} is running; stop it first")
             _check_arms(arms)
             return replace(state, experiment=name, arms=arms)
-        case Rollback():
+        case Rollback(drop=drop):
             if state.active:
                 return _ended(state)
             if state.previous is None:
                 raise Refused("there is no version to go back to")
-            return replace(state, stable=state.previous, previous=state.stable)
+            return replace(state, stable=state.previous, previous=None if drop else state.stable)
         case Stop(what=what):
             if {"canary": state.canary, "shadow": state.shadow, "experiment": state.experiment}[what] is None:
                 raise Refused(f"there is no {what} to stop")

@@ -17,8 +17,8 @@ def command_words(command: Command) -> str:
             return f"shadow of version {version}"
         case Experiment(name=name, arms=arms):
             return f"experiment {name}: {_arms(arms)}"
-        case Rollback():
-            return "roll back"
+        case Rollback(drop=drop):
+            return "roll back, and do not keep the version that is left" if drop else "roll back"
         case Stop(what=what):
             return f"stop the {what}"
         case Retire():
@@ -36,8 +36,10 @@ def state_words(state: RolloutState) -> list[str]:
         lines.append(f"experiment {state.experiment} runs: {_arms(state.arms)}")
     if state.shadow is not None:
         lines.append(f"version {state.shadow} scores beside, as a shadow")
-    if state.previous is not None:
-        lines.append(f"version {state.previous} is kept warm: a rollback goes back to it")
+    if state.active:
+        lines.append(f"a rollback ends the {'experiment' if state.canary is None else 'canary'}")
+    elif state.previous is not None:
+        lines.append(f"a rollback goes back to version {state.previous} (kept warm)")
     return lines
 
 

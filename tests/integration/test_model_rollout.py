@@ -195,10 +195,23 @@ def test_a_worker_that_cannot_load_a_version_keeps_the_old_one_and_says_why(serv
     assert "finite" in said.stderr
     served.send(20)
     assert {p["version"] for p in served.predictions()} == {"3"}
+    assert "they go on with version 3. So it was taken back" in said.stderr
+    assert "version 3 is stable" in said.stdout
     status = served.told("status")
-    assert status["state"]["stable"] == "4"
-    assert {worker["standing"] for worker in status["workers"]} == {"failed"}
-    assert served.told("rollback")["state"]["stable"] == "3"
+    assert (status["state"]["stable"], status["state"]["previous"]) == ("3", None)
+    assert {worker["standing"] for worker in status["workers"]} == {"follows"}
+    assert served.told("history")[-1]["why"] == "no worker could load version 4"
+
+    assert (
+        "Take the command back: streamserve model rollback\n"
+        in served.model("canary", "4", "--weight", "0.5", code=1).stderr
+    )
+    served.model("rollback")
+    kept = served.model("promote", "4", "--keep", code=1)
+    assert "Take the command back: streamserve model rollback --drop" in kept.stderr
+    assert {worker["standing"] for worker in served.told("status")["workers"]} == {"failed"}
+    back = served.told("rollback", "--drop")["state"]
+    assert (back["stable"], back["previous"]) == ("3", None)
 
 
 def test_a_slot_that_was_killed_is_not_waited_for_once_the_group_has_forgotten_it(served):

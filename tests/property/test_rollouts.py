@@ -41,7 +41,7 @@ COMMANDS = st.one_of(
     st.builds(Canary, id=st.just("x"), version=VERSIONS, weight=WEIGHTS, expects=EXPECTS),
     st.builds(Shadow, id=st.just("x"), version=VERSIONS, expects=EXPECTS),
     experiments(),
-    st.builds(Rollback, id=st.just("x"), expects=EXPECTS),
+    st.builds(Rollback, id=st.just("x"), expects=EXPECTS, drop=st.booleans()),
     st.builds(Stop, id=st.just("x"), what=st.sampled_from(["canary", "shadow", "experiment"]), expects=EXPECTS),
     st.builds(Retire, id=st.just("x"), expects=EXPECTS),
 )

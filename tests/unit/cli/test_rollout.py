@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from streamserve.cli.model_rollout import _arm, _who
+from streamserve.cli.model_rollout import _arm, _nobody, _taken_back, _who
 from streamserve.cli.options import Format
 from streamserve.cli.rollout_session import Followed, RolloutSession
 from streamserve.cli.rollout_text import show_history, show_outcome, show_status
@@ -99,6 +99,46 @@ def test_a_command_is_followed_until_every_live_slot_has_answered(topic):
     assert seen[0] == [("a", "waits"), ("b", "waits")]
     assert seen[-1] == [("a", "follows"), ("b", "failed")]
     assert [slot.slot for slot in followed.failed] == ["b"]
+
+
+def test_a_promotion_that_nobody_follows_is_taken_back_by_whoever_gave_it(topic):
+    session = topic.session()
+    first = session.give(promote("1", -1)).offset
+    topic.answer("a", first)
+    before = session.read()
+    given = session.give(Promote(id=new_id(), version="2", by="ann", expects=before.revision))
+    topic.answer("a", given.offset, serving=first, error="not finite")
+    topic.members = Members(slots=frozenset({"a"}))
+    session.read()
+    followed = session.followed(given.offset)
+    assert followed.by_nobody
+    back = _taken_back(session, given, before)
+    assert (back.command.by, back.command.why) == ("ann", "no worker could load version 2")
+    assert (session.log.state.stable, session.log.state.previous) == ("1", None)
+    assert _nobody(session, given, followed, back) == (
+        "no worker serves it; they go on with version 1. So it was taken back (revision 4); with --keep it stands"
+    )
+
+
+def test_a_promotion_is_not_taken_back_when_another_command_came_or_nothing_served_before(topic):
+    session = topic.session()
+    before = session.log.state
+    given = session.give(promote("1", -1))
+    assert _taken_back(session, given, before) is None
+    before = session.log.state
+    given = session.give(promote("2", before.revision))
+    topic.session().give(promote("3", given.offset))
+    assert _taken_back(session, given, before) is None
+    assert session.log.state.stable == "3"
+
+
+def test_who_could_follow_is_somebody():
+    ahead, behind = (Acknowledgement(slot=slot, revision=1, serving=n) for n, slot in enumerate("ba", start=0))
+    answers = {"a": behind, "b": ahead}
+    assert not Followed(revision=1, slots=followers(1, answers, {"a", "b"})).by_nobody
+    assert not Followed(revision=1, slots=followers(1, {"b": ahead}, {"a", "b"})).by_nobody
+    assert not Followed(revision=1, slots=followers(1, answers, set())).by_nobody
+    assert Followed(revision=1, slots=followers(1, answers, {"b"})).by_nobody
 
 
 def test_without_workers_nobody_is_waited_for(topic):

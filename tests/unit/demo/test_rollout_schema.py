@@ -34,7 +34,7 @@ RECORDS = [
     Canary(id=new_id(), version="2", weight=0.1, **ASKED),
     Shadow(id=new_id(), version="2"),
     Experiment(id=new_id(), name="x", arms=ARMS),
-    Rollback(id=new_id()),
+    Rollback(id=new_id(), drop=True),
     Stop(id=new_id(), what="canary"),
     Retire(id=new_id()),
     Acknowledgement(slot="host-0", revision=4, serving=3, versions=("1",), error="no such file", took_ms=4.5, at_ms=6),

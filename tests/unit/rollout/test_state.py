@@ -111,6 +111,14 @@ def test_a_rollback_needs_no_load():
         assert set(after(ROLLBACK, state=before).serving) <= set(before.needed)
 
 
+def test_a_rollback_that_drops_the_version_it_leaves_keeps_nothing_to_go_back_to():
+    drop = Rollback(id="drop", drop=True)
+    state = after(promote("1"), promote("2"), drop)
+    assert (state.stable, state.previous) == ("1", None)
+    state = after(promote("1"), promote("2"), canary("3"), drop)
+    assert (state.stable, state.previous, state.canary) == ("2", "1", None)
+
+
 def test_what_was_retired_cannot_be_gone_back_to():
     state = after(promote("1"), promote("2"), RETIRE)
     assert (state.previous, state.needed) == (None, ("2",))

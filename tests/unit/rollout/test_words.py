@@ -22,6 +22,7 @@ ARMS = (Arm(name="control", version="3", weight=0.5), Arm(name="new", version="4
             "experiment x: control is version 3 with 50 %, new is version 4 with 50 %",
         ),
         (Rollback(id="a"), "roll back"),
+        (Rollback(id="a", drop=True), "roll back, and do not keep the version that is left"),
         (Stop(id="a", what="shadow"), "stop the shadow"),
         (Retire(id="a"), "retire the version before"),
     ],
@@ -36,8 +37,10 @@ def test_a_state_in_words():
         "version 3 is stable",
         "version 4 is on canary with 10 % of the keys",
         "version 5 scores beside, as a shadow",
-        "version 2 is kept warm: a rollback goes back to it",
+        "a rollback ends the canary",
     ]
-    assert state_words(RolloutState(stable="3", experiment="x", arms=ARMS))[1] == (
-        "experiment x runs: control is version 3 with 50 %, new is version 4 with 50 %"
-    )
+    assert state_words(RolloutState(stable="3", previous="2"))[1:] == ["a rollback goes back to version 2 (kept warm)"]
+    assert state_words(RolloutState(stable="3", previous="4", experiment="x", arms=ARMS))[1:] == [
+        "experiment x runs: control is version 3 with 50 %, new is version 4 with 50 %",
+        "a rollback ends the experiment",
+    ]
