@@ -60,6 +60,8 @@ def prediction_line(record: StoredRecord) -> str:
     parts = [stamp(record.timestamp_ms), name, model, shown, record.position]
     if role not in {None, "stable"}:
         parts.insert(3, f"({printable(str(role))})")
+    if document.get("fallback") is True:
+        parts.insert(3, "(fallback)")
     return "  ".join(parts)
 
 

@@ -30,6 +30,12 @@ def test_a_prediction_without_a_key_shows_its_id_and_a_shadow_its_role():
     assert "  a  m@3  (shadow)  p=1  " in prediction_line(record(orjson.dumps(value), key=None))
 
 
+def test_a_fallback_is_told_from_what_the_model_said():
+    value = {"model": "m", "version": "3", "role": "stable", "fallback": True, "outputs": {"p": 1}}
+
+    assert "  k  m@3  (fallback)  p=1  " in prediction_line(record(orjson.dumps(value)))
+
+
 @pytest.mark.parametrize("value", [b"\x1b[31mred", b"[1]", b"", None, b'{"outputs": 3}', b"\xff\xfe"])
 def test_what_is_no_prediction_is_shown_without_control_characters(value):
     assert prediction_line(record(value)).isprintable()
