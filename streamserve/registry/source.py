@@ -60,7 +60,8 @@ def read_source(path: Path) -> Source:
     if path.is_file():
         return _of_file(path, Manifest())
     if not path.is_dir():
-        raise ModelNotFound(f"{path} is no model file and no folder")
+        what = "is no file and no folder" if path.exists() else "does not exist"
+        raise ModelNotFound(f"{path} {what}")
     if (path / MLMODEL).is_file():
         model = read_mlflow(path)
         return _of_file(model.path, Manifest(source=model.source, created=model.created))

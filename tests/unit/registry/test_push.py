@@ -204,7 +204,7 @@ def test_a_name_that_is_no_name_is_refused(repository, model, name):
 
 
 def test_a_source_that_is_not_there_says_so(repository, tmp_path):
-    with pytest.raises(ModelNotFound, match="no model file and no folder"):
+    with pytest.raises(ModelNotFound, match=r"gone\.onnx does not exist"):
         repository.push("m", tmp_path / "gone.onnx")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match=r"holds no model\.onnx.*nothing"):
