@@ -125,7 +125,7 @@ def _text(report: Report) -> str:
         "alias": ", ".join(report["aliases"]),
         "file": report["path"],
         "sha256": report["sha256"],
-        "size": size(report["size_bytes"]),
+        "file size": size(report["size_bytes"]),
         "runtime": report["runtime"] + (", trusted: its code runs when it is loaded" if report["trusted"] else ""),
         "inputs": side(report["inputs"]),
         "outputs": side(report["outputs"]),

@@ -15,6 +15,8 @@ from streamserve.registry.repository import Listed
 
 FEW = 3
 """Metrics of a version that are shown without being asked for."""
+MAX_SOURCE = 40
+"""Characters of a source that is shown: `optimize int8 of version 3` is, a path from far away is not."""
 
 
 def list_versions(
@@ -36,7 +38,7 @@ def list_versions(
     if not versions:
         say(f"no models in {place.folder}")
         return
-    columns = ["model", "version", "alias", "runtime", "size", "created", *(metric or ["metrics"])]
+    columns = ["model", "version", "alias", "runtime", "folder size", "created", "source", *(metric or ["metrics"])]
     show_table(columns, [list(_row(model, version, metric)) for model, version in versions])
 
 
@@ -48,6 +50,7 @@ def _document(name: str, version: Listed) -> dict[str, object]:
         "runtime": version.runtime,
         "size_bytes": version.size_bytes,
         "created": version.created,
+        "source": version.source,
         "metrics": version.metrics,
         "problem": version.problem,
     }
@@ -60,6 +63,8 @@ def _row(name: str, version: Listed, metrics: Sequence[str] | None) -> Iterator[
     yield version.runtime or "none"
     yield size(version.size_bytes)
     yield printable(version.created)
+    source = version.source.partition(" (")[0]
+    yield printable(source) if len(source) <= MAX_SOURCE else ""
     if version.problem:
         yield printable(version.problem)
     elif metrics is None:

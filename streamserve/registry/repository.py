@@ -60,8 +60,10 @@ class Listed:
         version: its number.
         aliases: those that mean it.
         runtime: `onnx`, `torch`, or empty when it holds no model that is served.
+        file: name of its model file; empty when there is none.
         size_bytes: of all files in its folder.
         created: when, ISO 8601; empty when unknown.
+        source: where it came from, as its maker says.
         metrics: as its maker measured them.
         problem: why it cannot be used, as far as can be seen without reading it whole.
     """
@@ -69,8 +71,10 @@ class Listed:
     version: int
     aliases: tuple[str, ...]
     runtime: str = ""
+    file: str = ""
     size_bytes: int = 0
     created: str = ""
+    source: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
 
@@ -347,7 +351,9 @@ def _listed(folder: Path, aliases: tuple[str, ...]) -> Listed:
         version=number,
         aliases=aliases,
         runtime=RUNTIMES[model.name],
+        file=model.name,
         size_bytes=sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()),
         created=manifest.created,
+        source=manifest.source,
         metrics=manifest.metrics,
     )

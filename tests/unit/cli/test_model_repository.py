@@ -36,7 +36,7 @@ def test_a_model_is_pushed_listed_and_given_an_alias(run, model):
     assert json.loads(run("push", "flight-delay", model, "--format", "json")[1])["version"] == "2"
     assert run("alias", "flight-delay", "stable", 2)[1] == "flight-delay stable is 2\n"
     header, one, two = run("list")[1].splitlines()
-    assert header.split() == ["model", "version", "alias", "runtime", "size", "created", "metrics"]
+    assert header.split() == ["model", "version", "alias", "runtime", "folder", "size", "created", "source", "metrics"]
     assert one.split()[:4] == ["flight-delay", "1", "canary", "onnx"]
     assert one.endswith("auc 0.9")
     assert two.split()[:4] == ["flight-delay", "2", "stable", "onnx"]
