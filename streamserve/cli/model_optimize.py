@@ -40,7 +40,8 @@ from streamserve.cli.optimise_options import (
 from streamserve.cli.options import DEFAULT_CONFIG, Format, FormatOption, SetOption, parse_set
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.loading import load
-from streamserve.errors import SourceError
+from streamserve.errors import ModelNotFound, SourceError
+from streamserve.registry.model import LATEST
 
 if TYPE_CHECKING:
     from streamserve.batch import Tensors
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
     from streamserve.optimise.wish import Wish
     from streamserve.ports import Engine, Signature
     from streamserve.registry.model import ModelVersion
+    from streamserve.registry.repository import FolderRepository
 
 NOT_MET = 3
+ONNX = "model.onnx"
 MEASURED_SHARE = 5
 """One row in so many, the newest, is kept from methods that learn from rows."""
 
@@ -135,7 +138,7 @@ def optimize(
     check(methods)
     settings = _settings(config, set_, repository)
     place = find_place(repository, config)
-    wanted = version or (str(settings.model.version) if settings is not None else "latest")
+    wanted = version or default_version(place.repository, name, settings, offline=rows is not None)
     original = place.repository.resolve(name, wanted)
     source = RowSource(settings=settings, file=rows, topic=samples, limit=max_rows)
     learned, measured_on = split(source.read(original.signature), methods)
@@ -161,6 +164,29 @@ def optimize(
     task = Task(place.engine, original, methods, wish, thresholds_of(settings), limits)
     pushed, result = _made(task, place, measured_on, alias, write=not dry_run)
     result.tell(format, pushed, dry_run=dry_run)
+
+
+def default_version(
+    repository: FolderRepository, name: str, settings: PipelineSettings | None, *, offline: bool
+) -> str:
+    """The version that is optimised unless one is named.
+
+    The stable one where a rollout says which that is (not asked when `offline`), else the configuration's, else the
+    newest that is `model.onnx`: `latest` may be what `--by ort` made, which is final.
+
+    Raises:
+        BrokerUnavailable: the rollout topic cannot be read. ModelNotFound: no version can be optimised.
+    """
+    if settings is not None and settings.model.name == name:
+        from streamserve.cli.model_check import stable_version
+
+        configured = str(settings.model.version) if offline else stable_version(settings)
+        if configured != LATEST:
+            return configured
+    numbers = [listed.version for listed in repository.listing(name) if listed.file == ONNX]
+    if not numbers:
+        raise ModelNotFound(f"no version of {name} is a {ONNX}, which is what can be optimised", model=name)
+    return str(max(numbers))
 
 
 def _made(

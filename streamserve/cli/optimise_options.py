@@ -40,7 +40,11 @@ class PruneKind(StrEnum):
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
 ByOption = Annotated[list[By], typer.Option("--by", help="A method. Repeatable: one after the other, in this order.")]
 VersionOption = Annotated[
-    str | None, typer.Option(help="latest, a number, or an alias.  [default: the configuration's, else latest]")
+    str | None,
+    typer.Option(
+        help="latest, a number, or an alias.  [default: the stable one where the configuration has rollout and rows"
+        " come from samples, else the configuration's number or alias, else the newest model.onnx]"
+    ),
 ]
 RowsOption = Annotated[
     Path | None,

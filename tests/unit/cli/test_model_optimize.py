@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import orjson
 import pytest
 
 from benchmarks import models
-from streamserve.cli import main
+from streamserve.cli import main, model_check
+from streamserve.cli.model_optimize import default_version
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.demo.flights import Flights
 from streamserve.engines import build_engine
 from streamserve.optimise.measure import outputs_of
 from streamserve.registry.repository import FolderRepository
+from streamserve.rollout.log import RolloutLog
+from streamserve.rollout.records import Promote, encode, new_id
+from streamserve.testing import memory_settings
 from tests.pipelines import flights_folder
 
 
@@ -53,6 +58,9 @@ def test_a_new_version_says_where_it_comes_from_and_loads_in_a_worker(repository
     assert "int8: 3 matrices in 8 bits" in out
     assert "batch of 512" in out
     assert "net 2" in err
+    assert [(line.file, line.source) for line in repository.listing("net")][1:] == [
+        ("model.onnx", "optimize int8 of version 1")
+    ]
     pushed = repository.resolve("net", "canary")
     assert pushed.version == "2"
     assert pushed.manifest.source == "optimize int8 of version 1"
@@ -93,6 +101,28 @@ def test_a_dry_run_writes_nothing(repository, run):
     assert said["outputs"][0]["rows"] == 600
     assert "a dry run" in err
     assert repository.versions("net") == [1]
+
+
+def test_what_ort_wrote_is_not_the_next_original(repository, run):
+    rows = ["--repository", "models", "--rows", "rows.npz"]
+    run("net", *rows, "--by", "ort")
+    assert repository.listing("net")[1].file == "model.ort"
+    out, _ = run("net", *rows, "--by", "ort", "--dry-run", "--format", "json")
+    assert json.loads(out)["from"] == "1"
+    shutil.rmtree("models/net/1")
+    _, err = run("net", *rows, "--by", "ort", code=78)
+    assert "no version of net is a model.onnx" in err
+
+
+def test_the_stable_version_is_optimised_where_a_rollout_says_which(repository, monkeypatch):
+    repository.push("net", "source/model.onnx")
+    settings = memory_settings([{"name": "x"}], model={"name": "net"}, rollout={})
+    log = RolloutLog()
+    monkeypatch.setattr(model_check, "rollout_log", lambda _: log)
+    assert default_version(repository, "net", settings, offline=False) == "2"
+    log.add(0, *encode(Promote(id=new_id(), version="1")))
+    assert default_version(repository, "net", settings, offline=False) == "1"
+    assert default_version(repository, "net", settings, offline=True) == "2"
 
 
 def test_methods_are_chained_and_learn_from_other_rows_than_they_are_measured_on(repository, run):
