@@ -55,15 +55,16 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
     problems: list[str] = []
     members: dict[str, list[tuple[int, FeatureSettings]]] = {name: [] for name in inputs}
     bindings: list[Binding] = []
+    homeless: dict[str | None, list[str]] = {}
     if isinstance(features, VectorSettings):
-        target = _target(features.field, features.input, inputs, problems)
+        target = _target(features.field, features.input, inputs, homeless)
         if target is not None:
             problems += _vector_problems(features, target)
             bindings.append(Binding(input=target, vector=features))
     else:
         for index, feature in enumerate(features):
             problems += _feature_problems(feature)
-            target = _target(feature.name, feature.input, inputs, problems)
+            target = _target(feature.name, feature.input, inputs, homeless)
             if target is not None:
                 members[target.name].append((index, feature))
                 problems += _dtype_problems(feature, target)
@@ -76,6 +77,7 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
                 bindings.append(Binding(input=inputs[name], members=tuple(group)))
                 problems += _width_problems(inputs[name], group)
         problems += length_problems([binding.padded for binding in bindings if binding.padded])
+    problems += _target_problems(homeless, inputs)
     filled = {binding.input.name for binding in bindings}
     problems += [
         f"model input {name} is filled by no feature; add features with `input: {name}`"
@@ -85,17 +87,35 @@ def bind(features: Sequence[FeatureSettings] | VectorSettings, signature: Signat
     return bindings, problems
 
 
-def _target(name: str, chosen: str | None, inputs: dict[str, TensorSpec], problems: list[str]) -> TensorSpec | None:
-    known = ", ".join(inputs)
-    if chosen is not None:
-        if chosen not in inputs:
-            problems.append(f"feature {name} names the input {chosen}, but the model's inputs are {known}")
-        return inputs.get(chosen)
-    if len(inputs) == 1:
+def _target(
+    name: str, chosen: str | None, inputs: dict[str, TensorSpec], homeless: dict[str | None, list[str]]
+) -> TensorSpec | None:
+    """The input that a feature fills; one without is noted in `homeless`, by the input that it names."""
+    if chosen is None and len(inputs) == 1:
         return next(iter(inputs.values()))
-    if name not in inputs:
-        problems.append(f"feature {name} could fill any of the model's inputs {known}; say which with `input:`")
-    return inputs.get(name)
+    target = inputs.get(name if chosen is None else chosen)
+    if target is None:
+        homeless.setdefault(chosen, []).append(name)
+    return target
+
+
+def _target_problems(homeless: dict[str | None, list[str]], inputs: dict[str, TensorSpec]) -> list[str]:
+    """One problem for all features that are wrong in the same way."""
+    known = ", ".join(inputs)
+    problems = []
+    for chosen, names in homeless.items():
+        one = len(names) == 1
+        who = f"feature {names[0]}" if one else f"{len(names)} features ({_listed(names)})"
+        if chosen is None:
+            problems.append(f"{who} could fill any of the model's inputs {known}; say which with `input:`")
+        else:
+            verb = "names" if one else "name"
+            problems.append(f"{who} {verb} the input {chosen}, but the model's inputs are {known}")
+    return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
 
 
 def _sequence(
@@ -133,7 +153,7 @@ def _vector_problems(vector: VectorSettings, target: TensorSpec) -> list[str]:
 
 
 def _width_problems(target: TensorSpec, group: Sequence[tuple[int, FeatureSettings]]) -> list[str]:
-    names = ", ".join(feature.name for _, feature in group[:20]) + (", ..." if len(group) > 20 else "")
+    names = _listed([feature.name for _, feature in group])
     what = f"input {target.name}, {target}"
     match target.shape:
         case (_,):

@@ -168,6 +168,11 @@ def test_vector_bounds_name_the_number_at_fault():
 
 MISFITS = [
     ([{"name": "a", "input": "y"}, {"name": "b"}], X2, "names the input y, but the model's inputs are x"),
+    (
+        [{"name": "a", "input": "y"}, {"name": "b", "input": "y"}, {"name": "c"}],
+        X2,
+        "2 features (a, b) name the input y, but the model's inputs are x",
+    ),
     ([{"name": "a"}], X2, "takes 2 features, but 1 are given: a"),
     ([{"name": "a"}, {"name": "b", "dtype": "float64"}], X2, "declare `dtype: float32`"),
     ([{"name": "a"}, {"name": "b", "dtype": "string"}], X2, "give it `categories`"),
