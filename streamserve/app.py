@@ -73,6 +73,7 @@ class Slot:
         self._clock: Clock = SystemClock()
         self._worker: Worker | None = None
         self._note: LoadNote | None = None
+        self._gpu_used: Callable[[], float] | None = None
         self._stopped = False
 
     def run(self) -> None:
@@ -132,10 +133,16 @@ class Slot:
             stack.callback(models.close)
             batching = build_batching(settings.engine, metrics, clock, log)
             mailbox = Mailbox(batching.batcher, clock)
+            report = self._report(metrics)
+            source = KafkaSource(settings, assignment, clock, log, on_statistics=report, slot=self._name)
+            sink = build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log)
             follower, lane = None, None
             if files is not None:
                 served.deployments = fixed(models, files.version, metrics)
             else:
+                # A former life may have died inside a transaction that hides the end of the rollout topic.
+                stack.callback(sink.close)
+                sink.open()
                 lane = self._shadow_lane(stack, facts, quarantine, folder, mailbox)
                 served.deployments = follower = self._follower(stack, models, lane, metrics)
             # A load that a failing worker leaves unfinished is no fault of its version either.
@@ -144,12 +151,10 @@ class Slot:
             health.condition("warm", met=True)
             sampler = build_sampler(settings, facts, builder, assignment)
             stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness, lane)
-            gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
-            report = self._report(metrics, gpu_used)
-            source = KafkaSource(settings, assignment, clock, log, on_statistics=report, slot=self._name)
+            self._gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
             yield Worker(
                 source=source,
-                sink=build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log),
+                sink=sink,
                 stages=stages,
                 assignment=assignment,
                 mailbox=mailbox,
@@ -189,16 +194,14 @@ class Slot:
             reference=functools.partial(reference_hash, self._settings) if self._settings.drift is not None else None,
         )
 
-    def _report(
-        self, metrics: VersionMetrics, gpu_used: Callable[[], float] | None
-    ) -> Callable[[KafkaStatistics], None]:
+    def _report(self, metrics: VersionMetrics) -> Callable[[KafkaStatistics], None]:
         """Where the client's statistics go, every few seconds."""
 
         def report(statistics: KafkaStatistics) -> None:
             if self._worker is not None:
                 self._worker.statistics(brokers_up=statistics.brokers_up, lag=statistics.lag)
-            if gpu_used is not None:
-                metrics.now.gpu_memory_used_bytes.set(gpu_used())
+            if self._gpu_used is not None:
+                metrics.now.gpu_memory_used_bytes.set(self._gpu_used())
 
         return report
 

@@ -135,7 +135,7 @@ class Sink(Protocol):
     """Where predictions and dead letters go."""
 
     def open(self) -> None:
-        """Connect and fence earlier lives of this slot. Raises: BrokerUnavailable, SinkError."""
+        """Connect and fence earlier lives of this slot; again does nothing. Raises: BrokerUnavailable, SinkError."""
         ...
 
     def begin(self, timeout_s: float) -> Transaction | None:

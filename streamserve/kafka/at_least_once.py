@@ -41,9 +41,11 @@ class AtLeastOnceSink:
         self._partitions = PartitionCounts()
 
     def open(self) -> None:
-        self._connect()
+        if self._producer is not None:
+            return
+        producer = self._connect()
         try:
-            self._producer.list_topics(timeout=METADATA_TIMEOUT_S)
+            producer.list_topics(timeout=METADATA_TIMEOUT_S)
         except KafkaException as exception:
             raise no_broker(self._properties.get("bootstrap.servers", ""), exception) from exception
 
@@ -73,7 +75,7 @@ class AtLeastOnceSink:
         """Commit the offsets of what was flushed."""
         self._commit_offsets(positions)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Producer:
         failures: list[KafkaError] = []  # of this client alone: an old one may still report
 
         def delivered(error: KafkaError | None, _message: object) -> None:
@@ -85,7 +87,9 @@ class AtLeastOnceSink:
             error=lambda _error: None,
             logger=self._log.as_logger("kafka.producer"),
         )
-        self._producer, self._failures = Producer(properties), failures
+        producer = Producer(properties)
+        self._producer, self._failures = producer, failures
+        return producer
 
     def _discard(self) -> None:
         """Let the client go in a thread of its own: closing can hang when brokers are away."""

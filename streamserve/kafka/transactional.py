@@ -73,6 +73,8 @@ class TransactionalSink:
         self._partitions = PartitionCounts()
 
     def open(self) -> None:
+        if self._slots:
+            return
         self._slots = [ProducerSlot(self._properties, name, self._clock, self._log) for name in self._ids]
         orphans = [ProducerSlot(self._properties, name, self._clock, self._log) for name in self._orphans]
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="init") as pool:

@@ -42,6 +42,8 @@ class MemorySink:
         self._free: deque[str] = deque()
 
     def open(self) -> None:
+        if self._epochs:
+            return
         with self.faults.around("open"):
             self._initialise()
 
@@ -59,6 +61,7 @@ class MemorySink:
 
     def close(self) -> None:
         with self._lock:
+            self._epochs = {}
             self._free.clear()
 
     def release(self, name: str) -> None:

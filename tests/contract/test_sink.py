@@ -251,6 +251,14 @@ def test_what_is_committed_is_there_and_so_are_the_positions(rig, sink):
     assert rig.committed() == 7
 
 
+def test_opening_it_again_does_nothing(rig, sink):
+    transaction = written(sink, rig, b"1")
+    sink.open()
+    transaction.commit(at(rig, 1), rig.metadata())
+    assert rig.visible() == [b"1"]
+    assert rig.committed() == 1
+
+
 def test_keys_headers_timestamps_and_null_values_are_kept(rig, sink):
     headers = [("a", b"1"), ("b", None)]
     written(sink, rig, b"v", None, key=b"k", headers=headers, timestamp_ms=1_600_000_000_000, partition=1).commit(
