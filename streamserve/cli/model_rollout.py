@@ -30,6 +30,7 @@ from streamserve.cli.rollout_text import show_outcome
 from streamserve.config.loading import LoadedConfig, load
 from streamserve.rollout.log import Given
 from streamserve.rollout.records import (
+    MOST_ARMS,
     Arm,
     Canary,
     Command,
@@ -40,6 +41,7 @@ from streamserve.rollout.records import (
     Rollback,
     Shadow,
     Stop,
+    is_name,
     new_id,
     text,
 )
@@ -123,6 +125,7 @@ def canary(
     no_wait: NoWaitOption = False,
 ) -> None:
     """Give a version a share of the keys; again with another weight to raise or lower it."""
+    _check_weight(weight, "--weight")
     wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
     _give(wish, lambda settings, base: Canary(version=_checked(settings, version), weight=weight, **base))
 
@@ -156,7 +159,13 @@ def experiment(
     no_wait: NoWaitOption = False,
 ) -> None:
     """Share the keys among versions by name; `model report` compares the arms."""
+    _check_name(name, "NAME")
     arms = [_arm(value) for value in arm]
+    if not 2 <= len(arms) <= MOST_ARMS:
+        raise typer.BadParameter(
+            f"an experiment needs at least two arms and at most {MOST_ARMS}: --arm control=3:0.5 --arm new=4:0.5",
+            param_hint="--arm",
+        )
     wish = Wish(config=config, set_=set_, why=why, by=by, timeout=timeout, no_wait=no_wait, format=format)
 
     def made(settings: PipelineSettings, base: dict[str, Any]) -> Experiment:
@@ -242,6 +251,8 @@ def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command
                 _wait(loaded, wish, session, back, stop_asked)
             say(_nobody(session, given, followed, back), "red")
         show_outcome(given, session.log.state, followed, wish.format, back)
+        if seen.shadow in session.log.state_at(given.offset).sides:
+            say(f"the shadow of version {seen.shadow} has ended: a version that answers needs none")
     _end(followed)
 
 
@@ -346,11 +357,29 @@ def _arm(value: str) -> tuple[str, str, float]:
     name, separator, rest = value.partition("=")
     version, colon, weight = rest.rpartition(":")
     try:
-        if separator and colon:
-            return name, version, float(weight)
+        share = float(weight if separator and colon else "")
     except ValueError:
-        pass
-    raise typer.BadParameter(f"{value!r} is not NAME=VERSION:WEIGHT, such as new=4:0.5", param_hint="--arm")
+        raise typer.BadParameter(
+            f"{value!r} is not NAME=VERSION:WEIGHT, such as new=4:0.5", param_hint="--arm"
+        ) from None
+    _check_name(name, "--arm")
+    _check_weight(share, "--arm")
+    return name, version, share
+
+
+def _check_weight(weight: float, option: str) -> None:
+    """Raises: typer.BadParameter."""
+    if not 0 < weight <= 1:
+        raise typer.BadParameter(f"the weight {weight:g} must be above 0 and at most 1", param_hint=option)
+
+
+def _check_name(name: str, option: str) -> None:
+    """Raises: typer.BadParameter."""
+    if not is_name(name):
+        raise typer.BadParameter(
+            f"{name!r} is no name: at most 100 lower-case letters, digits, dots and hyphens, such as price-2",
+            param_hint=option,
+        )
 
 
 def _who() -> str:

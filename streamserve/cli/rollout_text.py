@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streamserve.cli.console import emit_json, show, show_table
+from streamserve.cli.console import emit_json, show
 from streamserve.cli.options import Format
-from streamserve.cli.record_text import printable, stamp
+from streamserve.cli.record_text import aligned, printable, stamp
 from streamserve.cli.rollout_session import Followed
 from streamserve.rollout.following import Follower
 from streamserve.rollout.log import Given
+from streamserve.rollout.records import NONE
 from streamserve.rollout.state import RolloutState
 from streamserve.rollout.words import command_words, state_words
 
@@ -38,15 +39,14 @@ def show_status(state: RolloutState, followed: Followed, format: Format) -> None
     if format is Format.JSON:
         emit_json({"state": state_document(state), "workers": followers_document(followed)})
         return
-    show(f"revision {state.revision}")
+    show(f"revision {state.revision}" if state.revision > NONE else "no command yet")
     _show_state(state)
-    if not followed.slots:
-        show("no worker has ever answered")
-        return
-    show("")
-    show_table(
-        ("SLOT", "STANDING", "SERVES", "LOADED", "SINCE", "ERROR"), [_follower_row(slot) for slot in followed.slots]
-    )
+    if not followed.live:
+        show("no worker is running")
+    if followed.slots:
+        show("")
+        columns = ("SLOT", "STANDING", "SERVES", "SINCE", "LOADED")
+        _show_rows(columns, [(_follower_row(slot), _follower_remarks(slot)) for slot in followed.slots])
 
 
 def show_history(history: Sequence[Given], format: Format) -> None:
@@ -54,7 +54,8 @@ def show_history(history: Sequence[Given], format: Format) -> None:
     if format is Format.JSON:
         emit_json([command_document(given) for given in history])
     elif history:
-        show_table(("REVISION", "WHEN", "WHO", "WHAT", "WHY", "EFFECT"), [_history_row(given) for given in history])
+        columns = ("REVISION", "WHEN", "WHO", "EFFECT", "WHAT")
+        _show_rows(columns, [(_history_row(given), _history_remarks(given)) for given in history])
 
 
 def state_document(state: RolloutState) -> dict[str, object]:
@@ -95,29 +96,46 @@ def _show_state(state: RolloutState) -> None:
         show(f"  {printable(line)}")
 
 
+def _show_rows(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
+    """A table with remarks to its rows, each on a line of its own: however long one is, it widens no column."""
+    header, *lines = aligned([columns, *(row for row, _ in rows)])
+    show(header, style="bold")
+    for line, (_, remarks) in zip(lines, rows, strict=True):
+        show(line)
+        for remark in remarks:
+            show(f"    {remark}")
+
+
 def _follower_row(follower: Follower) -> tuple[str, ...]:
     name, standing = printable(follower.slot) or "?", _STANDINGS[follower.standing]
     acknowledgement = follower.acknowledgement
     if acknowledgement is None:
-        return name, standing, "", "", "", ""
+        return name, standing, "", "", ""
     return (
         name,
         standing,
         str(acknowledgement.serving),
-        printable(", ".join(acknowledgement.versions)),
         stamp(acknowledgement.at_ms),
-        printable(acknowledgement.error),
+        printable(", ".join(acknowledgement.versions)),
     )
+
+
+def _follower_remarks(follower: Follower) -> list[str]:
+    error = follower.acknowledgement.error if follower.acknowledgement is not None else ""
+    return [f"error: {printable(error)}"] if error else []
 
 
 def _history_row(given: Given) -> tuple[str, ...]:
     command = given.command
-    effect = f"none: {given.refused}" if given.refused else "applied"
     return (
         str(given.offset),
         stamp(command.at_ms),
         printable(command.by) or "-",
+        "none" if given.refused else "applied",
         printable(command_words(command)),
-        printable(command.why) or "-",
-        printable(effect),
     )
+
+
+def _history_remarks(given: Given) -> list[str]:
+    remarks = {"why": given.command.why, "refused": given.refused}
+    return [f"{name}: {printable(remark)}" for name, remark in remarks.items() if remark]

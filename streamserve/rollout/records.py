@@ -22,6 +22,7 @@ _Version = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,17}$")]
 _LONGEST_TEXT: Final = 2000
 _Text = Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=100)]
+MOST_ARMS: Final = 16
 _Weight = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 NONE: Final = -1
@@ -82,7 +83,7 @@ class Experiment(Record, frozen=True, kw_only=True, tag="experiment"):
     """Arms with weights that sum to 1; the first is the control."""
 
     name: _Name
-    arms: Annotated[tuple[Arm, ...], msgspec.Meta(min_length=2, max_length=16)]
+    arms: Annotated[tuple[Arm, ...], msgspec.Meta(min_length=2, max_length=MOST_ARMS)]
 
 
 class Rollback(Record, frozen=True, kw_only=True, tag="rollback"):
@@ -146,6 +147,14 @@ class SwitchPoint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 AnyRecord = Command | Acknowledgement | SwitchPoint
 _ACKNOWLEDGEMENT: Final = b"ack/"
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
+
+
+def is_name(value: str) -> bool:
+    """Whether an experiment or an arm may be called this."""
+    try:
+        return bool(msgspec.convert(value, _Name))
+    except msgspec.ValidationError:
+        return False
 
 
 def new_id() -> str:

@@ -145,7 +145,9 @@ def test_the_life_of_a_version(served):
 
     assert served.told("rollback")["state"]["canary"] is None
     served.model("shadow", "2")
-    assert served.told("promote", "2")["state"]["shadow"] is None
+    promoted = served.model("promote", "2", "--format", "json")
+    assert json.loads(promoted.stdout)["state"]["shadow"] is None
+    assert "the shadow of version 2 has ended" in promoted.stderr
     back = served.told("rollback", "--why", "worse")
     assert (back["state"]["stable"], back["state"]["previous"]) == ("1", "2")
     served.model("retire")
@@ -265,10 +267,11 @@ def test_what_cannot_be_meant_is_refused(pipeline):
     for words, code, why in [
         (("promote", "9"), 78, "9"),
         (("promote", "unheard-of"), 78, "unheard-of"),
-        (("canary", "2", "--weight", "1.5"), 2, "<= 1.0"),
-        (("canary", "2", "--weight", "0"), 2, "> 0.0"),
+        (("canary", "2", "--weight", "1.5"), 2, "above 0 and at most 1"),
+        (("canary", "2", "--weight", "0"), 2, "above 0 and at most 1"),
         (("experiment", "x", "--arm", "a=1"), 2, "is not NAME=VERSION:WEIGHT"),
-        (("experiment", "A b", "--arm", "a=1:0.5", "--arm", "b=2:0.5"), 2, "name"),
+        (("experiment", "x", "--arm", "a=1:1"), 2, "at least two arms"),
+        (("experiment", "A b", "--arm", "a=1:0.5", "--arm", "b=2:0.5"), 2, "lower-case letters"),
         (("stop", "everything"), 2, "everything"),
     ]:
         assert why in pipeline.model(*words, code=code).stderr

@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+import typer
 
 from streamserve.cli.model_rollout import _arm, _nobody, _taken_back, _who
 from streamserve.cli.options import Format
@@ -204,6 +205,21 @@ def test_an_arm_is_name_version_and_weight(value, arm):
     assert _arm(value) == arm
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a=1", "is not NAME"),
+        ("a=1:x", "is not NAME"),
+        ("a=1:1.5", "at most 1"),
+        ("a=1:nan", "above 0"),
+        ("A=1:1", "name"),
+    ],
+)
+def test_what_is_no_arm_says_why(value, why):
+    with pytest.raises(typer.BadParameter, match=why):
+        _arm(value)
+
+
 def test_who_asks_is_a_user_on_a_host(monkeypatch):
     assert "@" in _who()
     monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found")))
@@ -240,3 +256,24 @@ def test_json_loses_nothing(capsys):
 def test_a_member_that_does_not_say_which_slot_it_is_has_a_place_in_the_table(capsys):
     show_status(RolloutState(), Followed(revision=0, slots=[Follower(slot="", standing="waits")]), Format.TEXT)
     assert "?     no answer yet" in capsys.readouterr().out
+
+
+def test_a_long_reason_widens_no_other_row(capsys):
+    reason = "it is slower " * 40
+    long = Given(offset=1, command=Promote(id="a", version="1", why=reason), refused=reason)
+    show_history([long, Given(offset=2, command=Promote(id="b", version="2"))], Format.TEXT)
+    slots = followers(3, {s: Acknowledgement(slot=s, revision=3, serving=2, error=reason) for s in "ab"}, {"a", "b"})
+    show_status(RolloutState(revision=3, stable="1"), Followed(revision=3, slots=slots), Format.TEXT)
+    lines = capsys.readouterr().out.splitlines()
+    remarks = [line.strip() for line in lines if line.startswith("    ")]
+    assert remarks == [f"{name}: {reason}".strip() for name in ("why", "refused", "error", "error")]
+    assert max(len(line) for line in lines if not line.startswith("    ")) < 80
+
+
+def test_before_any_command_and_without_workers_it_says_so(capsys):
+    show_status(RolloutState(), Followed(revision=-1, slots=[]), Format.TEXT)
+    assert capsys.readouterr().out.split("\n")[:3] == [
+        "no command yet",
+        "  no version is stable yet",
+        "no worker is running",
+    ]
