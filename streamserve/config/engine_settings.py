@@ -8,7 +8,9 @@ from pydantic import AfterValidator, Field
 
 from streamserve.config.base import Dtype, Name, Scalar, Settings, Sizes
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+FUNCTION_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 
 
 def _of_batches(shape: list[int]) -> list[int]:
@@ -100,7 +102,7 @@ class HookSettings(Settings):
     """The file, relative to the configuration file."""
     sha256: Sha256
     """Its digest: changed code is not run."""
-    function: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    function: str = Field(pattern=FUNCTION_PATTERN)
     """The function in it."""
 
 

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from streamserve.config.base import NAME_PATTERN, TOPIC_PATTERN
 from streamserve.config.document import Path
+from streamserve.config.engine_settings import FUNCTION_PATTERN, SHA256_PATTERN
 from streamserve.config.shape import keys_at
 
 _TYPES = {
@@ -35,6 +36,8 @@ _TYPES = {
 _PATTERNS = {
     NAME_PATTERN: "must be lower-case letters, digits, `.` and `-`, with a letter or digit at both ends",
     TOPIC_PATTERN: "must be letters, digits, `.` and `-`; a topic name never has `_`",
+    SHA256_PATTERN: "must be 64 hexadecimal digits in lower case, as `sha256sum` prints them",
+    FUNCTION_PATTERN: "must be the name of a function",
 }
 
 
@@ -115,6 +118,10 @@ def _finding(path: Path, group: list[ErrorDetails]) -> Finding:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
         return Finding(path, "is missing")
+    if kind == "union_tag_not_found":
+        return Finding((*path, _tag(context)), "is missing")
+    if kind == "union_tag_invalid":
+        return Finding((*path, _tag(context)), *_choice(str(context["tag"]), str(context["expected_tags"])))
     if kind == "extra_forbidden":
         return Finding(path, "unknown key", did_you_mean(str(path[-1]), keys_at(path[:-1])))
     if all(other["type"] in _TYPES for other in group):
@@ -134,9 +141,7 @@ def _but(value: object, kind: str) -> str:
 
 def _bounds(kind: str, context: Mapping[str, object], error: ErrorDetails) -> tuple[str, str]:
     if kind == "literal_error":
-        expected = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
-        hint = nearest(str(error["input"]), expected.split(", "))
-        return f"must be {_one_of(expected)}", f"did you mean {hint}?" if hint else ""
+        return _choice(str(error["input"]), str(context.get("expected", "")))
     if kind == "string_pattern_mismatch":
         return _PATTERNS.get(str(context.get("pattern")), "is not written as it must be"), ""
     comparisons = {
@@ -154,6 +159,18 @@ def _bounds(kind: str, context: Mapping[str, object], error: ErrorDetails) -> tu
         return f"must not be longer than {_plain(context['max_length'])}", ""
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:], ""
+
+
+def _tag(context: Mapping[str, object]) -> str:
+    """The key that tells the sections of a union apart."""
+    return str(context["discriminator"]).strip("'")
+
+
+def _choice(given: str, expected: str) -> tuple[str, str]:
+    """What a word must be, from pydantic's `'a', 'b' or 'c'`."""
+    expected = expected.replace("'", "").replace(" or ", ", ")
+    hint = nearest(given, expected.split(", "))
+    return f"must be {_one_of(expected)}", f"did you mean {hint}?" if hint else ""
 
 
 def _one_of(expected: str) -> str:

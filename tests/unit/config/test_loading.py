@@ -171,6 +171,22 @@ def test_variables_of_kubernetes_and_of_other_parts_are_passed_over(write, name,
             ],
         ),
         (
+            "output: {topic: flights.predictions}",
+            "output: {topic: p, post: {s: {kind: softmx, of: x}, t: {of: x}}}",
+            [
+                "10:37: output.post.s.kind: must be one of softmax, argmax, top_k (did you mean softmax?)",
+                "10:53: output.post.t.kind: is missing",
+            ],
+        ),
+        (
+            "model: {name: flight-delay}",
+            "model: {name: m}\nhooks: {before: {path: a.py, sha256: abc, function: 1x}}",
+            [
+                "10:38: hooks.before.sha256: must be 64 hexadecimal digits in lower case, as `sha256sum` prints them",
+                "10:53: hooks.before.function: must be the name of a function",
+            ],
+        ),
+        (
             "version: 1",
             "version: 1\npipeline: x",
             ["3:1: pipeline: given twice, first in line 2"],
