@@ -207,16 +207,30 @@ def _tell(result: CaseResult, goal_s: float) -> None:
         ],
     )
     line = result.line
-    row_ms, batch_ms = line.level * line.row_s * 1000, line.level * line.batch_s * 1000
-    show(f"T(n) = {row_ms:.4g} ms a row + {batch_ms:.4g} ms a batch")
-    best = result.best
-    show(f"best batch {best.rows}: {best.rows_per_s:,.0f} rows/s; larger ones of these gain less than 2 %")
+    show(f"T(n) = {_duration(line.level * line.row_s)} a row + {_duration(line.level * line.batch_s)} a batch")
+    show(_best(result))
     suggested = _suggested(result, goal_s)
     if suggested is not None:
         show(
             f"for slo_ms {suggested['slo_ms']:g}: max_batch_size {suggested['max_batch_size']:g},"
             f" {suggested['rows_per_s']:,.0f} rows/s"
         )
+
+
+def _duration(seconds: float) -> str:
+    """Four digits, in microseconds where milliseconds would be mostly zeros: `12.3 µs`."""
+    if not seconds:  # a line is never let fall
+        return "nothing measurable"
+    return f"{seconds * 1e6:.4g} µs" if seconds < 1e-4 else f"{seconds * 1e3:.4g} ms"
+
+
+def _best(result: CaseResult) -> str:
+    """The batch to choose, and whether larger ones would be better still."""
+    best = result.best
+    text = f"best batch {best.rows}: {best.rows_per_s:,.0f} rows/s"
+    if best is result.sizes[-1]:
+        return f"{text}, the largest that was measured: try larger ones with --sizes"
+    return f"{text}; larger ones of these gain less than 2 %"
 
 
 def _bar(share: float) -> str:

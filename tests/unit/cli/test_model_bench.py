@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 import streamserve.demo.flights
 from benchmarks import models
 from streamserve.cli.model import app
+from streamserve.cli.model_bench import _best, _duration
+from streamserve.engines.benchmark import CaseResult, SizeResult
+from streamserve.pipeline.latency_model import Line
 
 FLIGHTS = Path(streamserve.demo.flights.__file__).parent
 QUICK = ["--seconds", "0.1"]
@@ -63,6 +66,26 @@ def test_text_is_a_table(repository):
     assert lines[1].split() == ["batch", "p50", "ms", "p99", "ms", "rows/s"]
     assert [line.split()[0] for line in lines[2:4]] == ["1", "16"]
     assert lines[4].startswith("T(n) = ")
+
+
+def case(*rows_per_s):
+    sizes = [
+        SizeResult(rows=4**place, runs=3, p50_s=0.1, p99_s=0.1, rows_per_s=rate)
+        for place, rate in enumerate(rows_per_s)
+    ]
+    return CaseResult(length=None, sizes=sizes, line=Line(row_s=1e-7, batch_s=2e-3))
+
+
+def test_a_best_batch_that_is_the_largest_may_not_be_the_best():
+    assert (
+        _best(case(10, 20, 30))
+        == "best batch 16: 30 rows/s, the largest that was measured: try larger ones with --sizes"
+    )
+    assert _best(case(10, 30, 30)) == "best batch 4: 30 rows/s; larger ones of these gain less than 2 %"
+
+
+def test_what_a_row_takes_is_told_in_a_unit_that_fits():
+    assert [_duration(seconds) for seconds in (0.0, 1.23e-7, 0.002)] == ["nothing measurable", "0.123 µs", "2 ms"]
 
 
 def test_real_rows_go_through_the_pipelines_decoder_and_features(flights):
