@@ -28,7 +28,8 @@ from streamserve.cli.rollout_progress import FollowProgress
 from streamserve.cli.rollout_session import Followed, RolloutSession, rollout_session
 from streamserve.cli.rollout_text import show_outcome
 from streamserve.config.loading import LoadedConfig, load
-from streamserve.rollout.log import Given
+from streamserve.rollout.following import Follower
+from streamserve.rollout.log import Given, RolloutLog
 from streamserve.rollout.records import (
     MOST_ARMS,
     Arm,
@@ -253,7 +254,7 @@ def _give(wish: Wish, make: Callable[[PipelineSettings, dict[str, Any]], Command
         show_outcome(given, session.log.state, followed, wish.format, back)
         if seen.shadow in session.log.state_at(given.offset).sides:
             say(f"the shadow of version {seen.shadow} has ended: a version that answers needs none")
-    _end(followed)
+    _end(session.log, given, followed)
 
 
 def _given(session: RolloutSession, command: Command) -> Given:
@@ -321,7 +322,20 @@ def _nobody(session: RolloutSession, given: Given, followed: Followed, back: Giv
             return f"{said}See `streamserve model status`"
 
 
-def _end(followed: Followed | None) -> None:
+def _lacks(log: RolloutLog, given: Given, follower: Follower) -> str:
+    """What a slot lacks of the state beside what the command named, such as a stable version that it never loaded."""
+    answer, command, state = follower.acknowledgement, given.command, log.state_at(given.offset)
+    if answer is None:
+        return ""
+    named = {arm.version for arm in command.arms} if isinstance(command, Experiment) else set()
+    if isinstance(command, Promote | Canary | Shadow):
+        named = {command.version}
+    roles = {state.shadow: "shadow", state.canary: "canary", state.stable: "stable"}
+    lacking = [version for version in state.serving if version not in {*answer.versions, *named}]
+    return ", ".join(f"version {version} ({roles.get(version, 'experiment')})" for version in lacking)
+
+
+def _end(log: RolloutLog, given: Given, followed: Followed | None) -> None:
     """Say what is left to say. Raises: typer.Exit when not every worker follows."""
     if followed is None:
         return
@@ -331,6 +345,8 @@ def _end(followed: Followed | None) -> None:
         error = follower.acknowledgement.error if follower.acknowledgement else ""
         name = printable(follower.slot)
         say(f"{name} could not follow and goes on with what it served: {printable(error)}", "red")
+        if lacking := _lacks(log, given, follower):
+            say(f"{name} has not loaded {lacking} either, which the command builds on", "red")
     if followed.waiting:
         names = ", ".join(printable(worker.slot) or "a worker that does not say which" for worker in followed.waiting)
         say(f"no answer yet from {names}; the command stands, and `streamserve model status` shows who follows", "red")

@@ -8,7 +8,7 @@ import threading
 import pytest
 import typer
 
-from streamserve.cli.model_rollout import _arm, _nobody, _taken_back, _who
+from streamserve.cli.model_rollout import _arm, _lacks, _nobody, _taken_back, _who
 from streamserve.cli.options import Format
 from streamserve.cli.rollout_session import Followed, RolloutSession
 from streamserve.cli.rollout_text import show_history, show_outcome, show_status
@@ -131,6 +131,20 @@ def test_a_promotion_is_not_taken_back_when_another_command_came_or_nothing_serv
     topic.session().give(promote("3", given.offset))
     assert _taken_back(session, given, before) is None
     assert session.log.state.stable == "3"
+
+
+def test_what_a_slot_lacks_beside_the_version_of_the_command_is_named_with_its_role(topic):
+    session = topic.session()
+    session.give(promote("3", -1))
+    session.give(promote("5", 0))
+    given = session.give(Canary(id=new_id(), version="7", weight=0.5))
+    answer = Acknowledgement(slot="a", revision=2, serving=0, versions=("3",), error="no such file")
+    assert (
+        _lacks(session.log, given, Follower(slot="a", standing="failed", acknowledgement=answer))
+        == "version 5 (stable)"
+    )
+    answer = Acknowledgement(slot="a", revision=2, serving=1, versions=("5",), error="no such file")
+    assert _lacks(session.log, given, Follower(slot="a", standing="failed", acknowledgement=answer)) == ""
 
 
 def test_who_could_follow_is_somebody():
