@@ -26,7 +26,8 @@ from streamserve.config.drift_topics import drift_topics
 from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.kafka.facts import TopicFacts, topic_facts
-from streamserve.kafka.source import KafkaSource, KafkaStatistics
+from streamserve.kafka.source import KafkaSource
+from streamserve.kafka.statistics import KafkaStatistics
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.lateness import Lateness
 from streamserve.pipeline.ratio import RejectRatio
@@ -133,8 +134,7 @@ class Slot:
             stack.callback(models.close)
             batching = build_batching(settings.engine, metrics, clock, log)
             mailbox = Mailbox(batching.batcher, clock)
-            report = self._report(metrics)
-            source = KafkaSource(settings, assignment, clock, log, on_statistics=report, slot=self._name)
+            source = KafkaSource(settings, assignment, clock, log, self._report(metrics), self._name)
             sink = build_sink(settings, facts, self._name, folder, source, calls, metrics, clock, log)
             follower, lane = None, None
             if files is not None:
@@ -149,7 +149,6 @@ class Slot:
             stack.callback(note.stop)
             health.condition("model", met=True)
             health.condition("warm", met=True)
-            sampler = build_sampler(settings, facts, builder, assignment)
             stages = build_stages(settings, facts, decoder, served.deployments, cache, batching.lateness, lane)
             self._gpu_used = gpu_memory(served.deployments.current.routes[0].model.infer.engine)
             yield Worker(
@@ -168,7 +167,7 @@ class Slot:
                 clock=clock,
                 log=log,
                 cache=cache,
-                sampler=sampler,
+                sampler=build_sampler(settings, facts, builder, assignment),
                 rollout=follower,
                 slo=batching.slo,
                 in_flight=in_flight(settings.engine, served.deployments.current),

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
 from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_STORED,
@@ -32,6 +30,7 @@ from streamserve.config.start_position import parse_start
 from streamserve.errors import ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, no_broker, source_error
+from streamserve.kafka.statistics import KafkaStatistics
 from streamserve.pipeline.assignment import Assignment
 from streamserve.ports import AssignmentListener
 from streamserve.telemetry.logs import Log
@@ -256,10 +255,17 @@ class KafkaSource:
     def _start_partition(self, tp: TopicPartition, asked: int | None) -> None:
         """A partition without a committed offset starts where the configuration says; a lost offset is an alarm.
 
+        The client's word that there is none is not enough: it has said so of partitions whose offsets wait for the end
+        of a dead worker's transaction, when a rebalance came in between (seen with librdkafka 2.16). A partition that
+        then started at its beginning would be scored twice, so the group itself is asked.
+
         Raises: SourceError when the committed offset lies beyond the end: nobody can tell what was not scored yet.
         """
         if asked is None or asked < 0:
-            start = self._first_position(tp)
+            known = self._committed(tp)
+            if known is None:
+                return
+            start = known if known >= 0 else self._first_position(tp)
         else:
             low, high = self._watermarks(tp)
             if asked > high:
@@ -283,6 +289,23 @@ class KafkaSource:
                 reading_from=start,
             )
         self._restart_at(tp, start)
+
+    def _committed(self, tp: TopicPartition) -> int | None:
+        """The group's position of a partition, negative when it has none; None when it does not say now.
+
+        Then the client is told to look again, and the partition comes back here if it still finds nothing.
+        """
+        try:
+            (answer,) = self._consumer.committed([ClientPartition(*tp)], timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as exception:
+            self._log.warning(
+                "position_unknown", topic=tp.topic, partition=tp.partition, error=first_error(exception).str()
+            )
+            self._restart_at(tp, OFFSET_STORED)
+            return None
+        if answer.offset >= 0:
+            self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=answer.offset)
+        return int(answer.offset)
 
     def _first_position(self, tp: TopicPartition) -> int:
         """Where a partition that nobody has read starts, committed at once unless that is its beginning.
@@ -389,51 +412,6 @@ class KafkaSource:
 
     def _on_stats(self, text: str) -> None:
         self._on_statistics(KafkaStatistics.parse(text, self._assignment))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KafkaStatistics:
-    """What a worker wants of librdkafka's statistics.
-
-    Attributes:
-        brokers_up: whether any broker connection is up.
-        lag: records between our committed position and the last stable offset, per owned partition; None when
-            nothing new is known.
-    """
-
-    brokers_up: bool
-    lag: dict[TopicPartition, int] | None
-
-    @classmethod
-    def parse(cls, text: str, assignment: Assignment) -> KafkaStatistics:
-        """Read the client's JSON. The client's own lag knows only commits of the consumer, so ours is computed."""
-        statistics = orjson.loads(text)
-        lag = {}
-        for topic, description in statistics.get("topics", {}).items():
-            for number, partition in description.get("partitions", {}).items():
-                tp = TopicPartition(topic, int(number))
-                behind = _behind(tp, partition, assignment)
-                if behind is not None:
-                    lag[tp] = behind
-        up = any(broker.get("state") == "UP" for broker in statistics.get("brokers", {}).values())
-        return cls(brokers_up=up, lag=lag)
-
-
-def _behind(tp: TopicPartition, statistics: Mapping[str, Any], assignment: Assignment) -> int | None:
-    """Records behind the last stable offset, None where it is not known or the partition not ours.
-
-    Offsets that no record has (transaction markers) are no lag: who has fetched to the end and committed all that was
-    handed out is at the end.
-    """
-    end, fetched = statistics.get("ls_offset", -1), statistics.get("next_offset", -1)
-    if tp not in assignment.epochs or end < 0:
-        return None
-    position = assignment.position(tp)
-    if fetched >= end and not statistics.get("fetchq_cnt") and not assignment.in_flight([tp]):
-        return 0
-    if position is None:
-        return max(0, end - fetched) if fetched >= 0 else None
-    return max(0, int(end - position))
 
 
 def _ours(partitions: Sequence[ClientPartition]) -> list[TopicPartition]:

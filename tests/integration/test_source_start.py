@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import time
 
-from streamserve.batch import OutboundBatch
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as ClientPartition
+
+from streamserve.batch import OutboundBatch, TopicPartition
 from streamserve.clock import SystemClock
 from streamserve.errors import SourceError
 from streamserve.kafka.clients import producer_properties
@@ -104,3 +108,44 @@ def test_batches_stay_below_the_smallest_limit_of_the_output_topics(kafka):
     transaction.commit({}, None)
     sink.close()
     assert len(read_all(kafka.bootstrap, topic)) == n
+
+
+def test_positions_that_wait_for_a_dead_workers_transaction_are_not_lost_in_a_rebalance(rig):
+    rig.create(4)
+    rig.produce(*({"partition": n % 4} for n in range(80)))
+    dead = rig.member().open()
+    dead.poll(80)
+    dead.source.commit({TopicPartition(rig.topic, p): 10 for p in range(4)})
+    left_open = Producer(
+        {"bootstrap.servers": rig.bootstrap, "transactional.id": unique("dead"), "transaction.timeout.ms": 8000}
+    )
+    left_open.init_transactions(10)
+    left_open.begin_transaction()
+    left_open.send_offsets_to_transaction([ClientPartition(rig.topic, p, 15) for p in range(4)], dead.source.metadata)
+    dead.source.close()
+    rig.members.remove(dead)
+    stays = rig.member().open()
+    found = set()
+
+    def seen(*members):
+        for member in members:
+            batch = member.source.poll(500, 0.05)
+            if batch is not None:
+                found.update(zip(batch.partition, batch.offset, strict=True))
+
+    stays.poll_until(lambda: len(stays.assignment.epochs) == 4)
+    for _ in range(2):  # positions are asked for, and wait; meanwhile partitions go and come back
+        comes = rig.member().open()
+        deadline = time.monotonic() + 20
+        while len(comes.assignment.epochs) < 2:
+            assert time.monotonic() < deadline
+            seen(stays, comes)
+        comes.source.close()
+        rig.members.remove(comes)
+        while len(stays.assignment.epochs) < 4:
+            seen(stays)
+    deadline = time.monotonic() + 60
+    while len({place for place in found if place[1] >= 10}) < 40:
+        assert time.monotonic() < deadline, sorted(found)
+        seen(stays)
+    assert min(offset for _, offset in found) == 10

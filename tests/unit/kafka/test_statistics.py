@@ -6,7 +6,7 @@ import pytest
 
 from streamserve.batch import TopicPartition
 from streamserve.clock import SystemClock
-from streamserve.kafka.source import KafkaStatistics
+from streamserve.kafka.statistics import KafkaStatistics
 from streamserve.pipeline.assignment import Assignment
 
 TP = TopicPartition("t", 0)
