@@ -57,10 +57,11 @@ def check_fit(settings: PipelineSettings, signature: Signature) -> None:
     """Whether a model of this signature can serve the pipeline, as far as can be told without loading it.
 
     Raises:
-        ContractError: features, post-processing or `output` do not fit.
+        ContractError: features, fallback, post-processing or `output` do not fit.
     """
     FeatureEnricher(settings.features, fed_signature(settings, signature))
     hook_sequences(settings, signature)
+    Fallback.of(settings.engine, signature.outputs)
     build_encoder(settings, encoded_outputs(settings, signature), None)
 
 

@@ -1,4 +1,4 @@
-"""The rules for the latency goal: what becomes of late records must be said, and nothing is said in vain."""
+"""The rules for the engine: what becomes of late records must be said, and nothing is said in vain."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def batching_findings(settings: PipelineSettings) -> Iterator[Finding]:
     if engine.slo_ms is not None and engine.late == "fallback" and not engine.fallback:
         hint = "name each output of the model and its value, such as fallback: {probability: 0.5}"
         yield Finding(("engine", "late"), "is fallback, but there is no engine.fallback", hint)
+    if engine.cuda_graphs and engine.device == "cpu" and not engine.allow_cpu_fallback:
+        message = "needs a GPU, but engine.device is cpu"
+        yield Finding(("engine", "cuda_graphs"), message, "leave it out, or engine.device: cuda")
 
 
 def batching_warnings(settings: PipelineSettings) -> Iterator[Finding]:

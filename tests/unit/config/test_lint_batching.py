@@ -20,6 +20,14 @@ def test_a_fallback_that_is_not_there():
     assert said(batching_findings, slo_ms=50, late="fallback", fallback={"y": 1}) == []
 
 
+def test_graphs_of_a_gpu_on_a_cpu():
+    assert said(batching_findings, cuda_graphs=True, device="cpu") == [
+        ("engine.cuda_graphs", "needs a GPU, but engine.device is cpu")
+    ]
+    assert said(batching_findings, cuda_graphs=True) == []
+    assert said(batching_findings, cuda_graphs=True, device="cpu", allow_cpu_fallback=True) == []
+
+
 @pytest.mark.parametrize(
     "engine", [{}, {"slo_ms": 50}, {"slo_ms": 50, "late": "dead_letter", "catch_up_lag_s": 2, "max_delay_ms": 5}]
 )
