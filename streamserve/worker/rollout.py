@@ -436,6 +436,8 @@ def _candidates(topic: RolloutLog) -> Iterator[RolloutState]:
     while state.stable is not None:
         if state.stable in {newest.stable, newest.previous} or state.revision in served:
             yield state
+            if state.shadow is not None:
+                yield replace(state, shadow=None)
         state = topic.state_at(state.revision - 1)
 
 

@@ -165,3 +165,15 @@ def test_a_load_that_fails_leaves_the_way_back_warm_under_a_budget(broker):
         assert ack.versions == ("1", "2")
         assert acknowledged(broker, give(broker, Rollback)).error == ""
     assert repository.loads() == {"1": 1, "2": 1}
+
+
+def test_a_worker_that_cannot_load_the_shadow_starts_without_it(broker):
+    repository = Repository()
+    repository.broken["5"] = BROKEN
+    give(broker, Promote, version="1", expects=-1)
+    give(broker, Shadow, version="5")
+    revision = give(broker, Promote, version="2")
+    with running(broker, repository):
+        ack = acknowledged(broker, revision)
+    assert ack.serving == revision
+    assert "promises" in ack.error
