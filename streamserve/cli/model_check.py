@@ -74,6 +74,12 @@ def require(settings: PipelineSettings, version: str) -> None:
     Raises:
         typer.Exit: something speaks against it.
     """
+    if settings.drift is None:
+        from streamserve.composition.trial import Bench
+
+        Bench(settings).load(version)
+        say(f"version {version} is fit to serve; without a `drift` block there are no recorded rows to try it on")
+        return
     with Interrupts() as stop:
         tried = try_version(settings, version, None, rows=ROWS, stop=stop)
     difference = "" if tried.comparison is None else f", mean difference {tried.comparison.difference('mean'):.3g}"

@@ -22,10 +22,10 @@ from streamserve.rollout.records import Canary, Experiment
 CLOCKS_MS = 60_000
 """Clocks of whoever gives commands and of producers differ by less."""
 WORDS = {
-    "better": "better: the interval lies above none",
-    "worse": "worse: the interval lies beyond none",
+    "better": "better",
+    "worse": "worse",
     "no difference": "no difference that matters",
-    "go on": "go on: the interval still holds none",
+    "go on": "not decided: the interval holds zero",
     "too few": "too few labels yet",
 }
 
@@ -41,7 +41,7 @@ def report(
         str | None, typer.Option(help=f"{', '.join(METRICS)}. Default accuracy; for a regression absolute_error.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option(help="The arm the others are held against. Default: stable, or the first by name.")
+        str | None, typer.Option(help="The arm the others are held against. Default: stable, or the first arm.")
     ] = None,
     alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Chance that any look misses.")] = 0.05,
     expect: Annotated[int, typer.Option(min=200, help="Labels at which the interval is to be narrowest.")] = 5000,
@@ -59,10 +59,10 @@ def report(
         outcomes = joiner.run("beginning" if start_ms is None else start_ms, stop)
     what = f"experiment {experiment}" if experiment else "canary"
     if len(outcomes.arms) < 2:
-        found = ", ".join(outcomes.arms) or "none"
-        say(f"nothing to compare: predictions of {what} were found of these arms: {found}", "red")
+        found = f"only of {', '.join(outcomes.arms)}" if outcomes.arms else "none"
+        say(f"nothing to compare: predictions of the {what} were looked for, and {found} found", "red")
         raise typer.Exit(3)
-    first = control or (STABLE if STABLE in outcomes.arms else min(outcomes.arms))
+    first = control or next((name for name in [*versions, STABLE] if name in outcomes.arms), min(outcomes.arms))
     if first not in outcomes.arms:
         raise typer.BadParameter(f"{first!r} is none of {', '.join(outcomes.arms)}", param_hint="--control")
     differences = {
@@ -160,7 +160,7 @@ def _print(
     for name in [control, *differences]:
         arm = outcomes.arms[name]
         found = differences.get(name)
-        difference = "" if found is None else f"{found.estimate:+.4g}"
+        difference = "" if found is None or not isfinite(found.estimate) else f"{found.estimate:+.4g}"
         interval = "" if found is None else f"{found.low:+.4g} to {found.high:+.4g}"
         rows.append(
             (
@@ -168,7 +168,7 @@ def _print(
                 outcomes.versions[name],
                 f"{outcomes.predictions[name]:,}",
                 f"{arm.rows:,}",
-                f"{arm.mean:.4g}",
+                f"{arm.mean:.4g}" if arm.rows else "",
                 difference,
                 interval if found is None or isfinite(found.low) else "",
                 "" if found is None else WORDS[found.verdict],

@@ -119,6 +119,9 @@ def _input(settings: PipelineSettings, wanted: Offsets, stop: Callable[[], bool]
             gone = sum(max(0, starts[p] - first) for p, (first, _) in mine.items())
             if gone:
                 say(f"{topic}: {gone:,} offsets are gone by retention")
+            ahead = [p for p, (_, end) in sorted(mine.items()) if end > extents[p].high]
+            if ahead:
+                say(f"{topic}: partition {', '.join(map(str, ahead))} ends before the range does")
             yield from reader.read(starts, ends, stop)
 
 

@@ -15,6 +15,7 @@ import typer
 
 from streamserve.cli import verbosity
 from streamserve.cli.console import show
+from streamserve.cli.drift_range import parse_range
 from streamserve.cli.interrupts import Interrupts
 from streamserve.cli.model_check import stable_version
 from streamserve.cli.options import DEFAULT_CONFIG, ConfigOption, SetOption, parse_set
@@ -41,6 +42,12 @@ def command(
     *,
     once: Annotated[bool, typer.Option("--once", help="Train now, once, whatever anybody asked for.")] = False,
     reason: Annotated[str, typer.Option(help="With --once: what the history says.")] = "asked for by hand",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="With --once: as if asked at this event time (ISO, epoch ms, -5m). Default now."
+        ),
+    ] = None,
 ) -> None:
     """Train when it is asked for, check the new version, and put it on canary."""
     loaded = load(config, parse_set(set_))
@@ -56,7 +63,7 @@ def command(
         log = Log.open(verbosity=verbosity())
         retrainer = _retrainer(loaded, set_ or [], settings.retrain, stop, log)
         if once:
-            _end(retrainer.handle(_own_request(settings, reason)))
+            _end(retrainer.handle(_own_request(settings, reason, parse_range(at, None).since_ms)))
         else:
             _serve(settings, settings.retrain, retrainer, stop, log)
 
@@ -130,10 +137,11 @@ def _next(requests: Requests | None, stop: Interrupts) -> Request | None:
     return None
 
 
-def _own_request(settings: PipelineSettings, reason: str) -> Request:
+def _own_request(settings: PipelineSettings, reason: str, at_ms: int | None = None) -> Request:
     from streamserve.retrain.requests import Request
 
-    return Request(reason=reason, at_ms=int(time.time() * 1000), version=_resolved_stable(settings))
+    now_ms = int(time.time() * 1000)
+    return Request(reason=reason, at_ms=now_ms if at_ms is None else at_ms, version=_resolved_stable(settings))
 
 
 def _end(how: Retrained) -> None:

@@ -6,7 +6,7 @@ what would be rejected there is rejected here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from streamserve.batch import EventBatch, ModelIdentity, RecordBatch, Reject, Tensors
 from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
-from streamserve.config.settings import PipelineSettings
+from streamserve.config.settings import OutputSettings, PipelineSettings
 from streamserve.engines.transforms import fed_signature
 from streamserve.errors import ContractError
 from streamserve.pipeline.infer import Suspicion
@@ -147,15 +147,27 @@ class Bench:
         new, old = self.load(version), self.load(against)
         fed = fed_signature(self._settings, old.infer.engine.signature)
         recorded = recorded_inputs(self._settings, fed, rows=rows, stop=stop)
-        return tried(self.score(old, recorded.events), self.score(new, recorded.events), old.version, new.version)
+        before, after = self.score(old, recorded.events), self.score(new, recorded.events)
+        return tried(before, after, old.version, new.version, thresholds(self._settings.output))
 
 
-def tried(before: Scored, after: Scored, against: str, version: str) -> Tried:
+def thresholds(output: OutputSettings) -> dict[str, float]:
+    """Output of the model -> value from which on it means yes."""
+    sources = output.outputs or {}
+    return {
+        sources.get(name, name): threshold if isinstance(threshold, int | float) else threshold.at
+        for name, threshold in output.threshold.items()
+    }
+
+
+def tried(
+    before: Scored, after: Scored, against: str, version: str, thresholds: Mapping[str, float] | None = None
+) -> Tried:
     """Hold what was made of the same events against each other."""
     both = set(before.rows) & set(after.rows)
     scored = set(before.rows)
     try:
-        comparison = compare(before.take(both), after.take(both)) if both else None
+        comparison = compare(before.take(both), after.take(both), thresholds) if both else None
     except ContractError as error:
         raise ContractError(f"version {version} cannot be compared with version {against}: {error}") from error
     return Tried(
