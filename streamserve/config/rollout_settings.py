@@ -56,7 +56,7 @@ class RetrainLoopSettings(Settings):
     folder: str = "."
     """Working directory, relative to the configuration file."""
     environment: list[str] = Field(default_factory=list)
-    """Environment variables it may see, by name, beside `PATH`, `HOME`, `LANG`, `LC_ALL`, `TMPDIR` and `VIRTUAL_ENV`."""
+    """Further variables it may see, by name, beside `PATH`, `HOME`, `LANG`, `LC_ALL`, `TMPDIR`, `VIRTUAL_ENV`."""
     timeout_s: float = Field(default=3600.0, gt=0)
     """After so long it is ended and counts as failed."""
     every_s: float | None = Field(default=None, gt=0)
