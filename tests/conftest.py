@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from streamserve.demo.kafka_jars import ensure_jars, kafka_available
 from streamserve.demo.local_kafka import LocalKafka, LocalServiceError
@@ -21,6 +22,10 @@ from streamserve.kafka.embedded import EmbeddedKafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NO_TORCH = "PyTorch is not installed: scripts/test --torch installs it (5 GB) and runs these too"
 SERVICE_FIXTURES = {"kafka": "kafka", "kafka3": "kafka3", "kafka3_session": "kafka3", "redis_server": "redis"}

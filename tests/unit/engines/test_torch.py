@@ -270,10 +270,11 @@ def test_torchscript_is_not_compiled(load, torch_models):
 
 
 def test_without_the_runtime_the_message_is_the_pip_command(load, torch_models, monkeypatch):
+    files = model_files("model.pt2", torch_models.mlp().signature)
     monkeypatch.delitem(sys.modules, "streamserve.engines.torch_engine", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match=r"pip install 'streamserve\[torch\]'"):
-        build_engine(model_files("model.pt2", torch_models.mlp().signature), CPU)
+        build_engine(files, CPU)
 
 
 def test_a_closed_engine_frees_its_weights_at_once(load, torch_models):
