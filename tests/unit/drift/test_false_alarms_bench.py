@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -19,13 +20,20 @@ MINUTE = 60.0
 
 
 @pytest.fixture(scope="module")
-def stream():
-    return StationaryStream(5)
+def made():
+    stream = StationaryStream(5)
+    return stream, stream.reference(PANES)
 
 
-@pytest.fixture(scope="module")
-def reference(stream):
-    return stream.reference(PANES)
+@pytest.fixture
+def stream(made):
+    """The stream after its reference: the same for every test, whatever ran before."""
+    return copy.deepcopy(made[0])
+
+
+@pytest.fixture
+def reference(made):
+    return made[1]
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 0.8])
