@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks import models
 from streamserve.batch import Tensors
-from streamserve.cli.model_optimize import split, thresholds_of
+from streamserve.cli.model_optimize import split
 from streamserve.cli.optimise_rows import inputs_of_file
 from streamserve.config.engine_settings import EngineSettings
 from streamserve.config.loading import load
@@ -115,7 +115,7 @@ def flights_model(folder: Path) -> tuple[onnx.ModelProto, Tensors, dict[str, flo
     file.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
     signature = OnnxEngine(path, CPU).signature
     rows, _ = inputs_of_file(file, settings, signature, 20_000)
-    return onnx.load(str(path)), rows, thresholds_of(settings)
+    return onnx.load(str(path)), rows, settings.output.decisions
 
 
 def main(which: str, only: list[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Final, Self
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, PredictionBatch, RecordBatch, Reject
+from streamserve.batch import I64, U64, Bools, EventBatch, ModelIdentity, PredictionBatch, Reject
 from streamserve.composition.models import ModelBuilder, load_engine
 from streamserve.config.drift_settings import DriftSettings
 from streamserve.config.pii_key import pii_key
@@ -26,7 +26,7 @@ from streamserve.drift.chunk import SampledColumn, TextColumn
 from streamserve.drift.gathered import rows_of
 from streamserve.drift.personal import Personal
 from streamserve.drift.sampled_columns import SampledColumns, positions
-from streamserve.pipeline.infer import Suspicion
+from streamserve.pipeline.infer import NothingKnown
 from streamserve.ports import ModelFiles
 from streamserve.telemetry.versions import VersionMetrics
 
@@ -115,8 +115,8 @@ class Scorer:
         builder = ModelBuilder(
             settings,
             load=partial(load_engine, settings),
-            journal=_NoJournal(),
-            quarantine=_NoSuspects(),
+            journal=NothingKnown(),
+            quarantine=NothingKnown(),
             metrics=VersionMetrics(CollectorRegistry(), pipeline=settings.pipeline, model=files.name),
         )
         self._model = builder.assembled(files, self._engine)
@@ -175,18 +175,3 @@ def personal_of(settings: PipelineSettings) -> Personal:
     """What hashes personal values as the workers do. Raises: ConfigError without the secret."""
     drift = settings.drift or DriftSettings()
     return Personal(pii_key(drift, os.environ), [name for name, fate in drift.pii.items() if fate == "hash"])
-
-
-class _NoJournal:
-    """No other life of this process reads what was in the engine."""
-
-    def enter(self, records: RecordBatch, rows: Sequence[int]) -> None: ...
-
-    def leave(self) -> None: ...
-
-
-class _NoSuspects:
-    """Nothing is known against any record."""
-
-    def split(self, records: RecordBatch) -> Suspicion | None:  # noqa: ARG002  port
-        return None

@@ -57,15 +57,19 @@ def check(
 
 def _check_fit(settings: PipelineSettings, version: str, format: Format) -> None:
     """Without recorded rows: load it as a worker would. Raises: whatever keeps it from serving."""
+    number, told = _fit(settings, version)
+    if format is Format.JSON:
+        emit_json({"version": number, "against": None, "rows": 0, "outputs": [], "problems": []})
+    else:
+        show(told)
+
+
+def _fit(settings: PipelineSettings, version: str) -> tuple[str, str]:
+    """The number of a version that can be loaded, and the sentence that says so."""
     from streamserve.composition.trial import Bench
 
-    model = Bench(settings).load(version)
-    if format is Format.JSON:
-        emit_json({"version": model.version, "against": None, "rows": 0, "outputs": [], "problems": []})
-    else:
-        show(
-            f"version {model.version} is fit to serve; without a `drift` block there are no recorded rows to try it on"
-        )
+    number = Bench(settings).load(version).version
+    return number, f"version {number} is fit to serve; without a `drift` block there are no recorded rows to try it on"
 
 
 def require(settings: PipelineSettings, version: str) -> None:
@@ -75,10 +79,7 @@ def require(settings: PipelineSettings, version: str) -> None:
         typer.Exit: something speaks against it.
     """
     if settings.drift is None:
-        from streamserve.composition.trial import Bench
-
-        Bench(settings).load(version)
-        say(f"version {version} is fit to serve; without a `drift` block there are no recorded rows to try it on")
+        say(_fit(settings, version)[1])
         return
     with Interrupts() as stop:
         tried = try_version(settings, version, None, rows=ROWS, stop=stop)

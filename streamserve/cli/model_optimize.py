@@ -161,7 +161,8 @@ def optimize(
         faster=require_faster,
         smaller=require_smaller,
     )
-    task = Task(place.engine, original, methods, wish, thresholds_of(settings), limits)
+    decisions = settings.output.decisions if settings is not None else {}
+    task = Task(place.engine, original, methods, wish, decisions, limits)
     pushed, result = _made(task, place, measured_on, alias, write=not dry_run)
     result.tell(format, pushed, dry_run=dry_run)
 
@@ -328,17 +329,6 @@ def split(rows: Tensors, methods: list[str]) -> tuple[Tensors, Tensors]:
         {name: values[older] for name, values in rows.items()},
         {name: values[newer] for name, values in rows.items()},
     )
-
-
-def thresholds_of(settings: PipelineSettings | None) -> dict[str, float]:
-    """Output of the model -> value from which on it means yes."""
-    if settings is None:
-        return {}
-    sources = settings.output.outputs or {}
-    return {
-        sources.get(name, name): threshold if isinstance(threshold, float) else threshold.at
-        for name, threshold in settings.output.threshold.items()
-    }
 
 
 def files_of(version: ModelVersion) -> list[Path]:

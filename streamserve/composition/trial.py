@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from streamserve.batch import EventBatch, ModelIdentity, RecordBatch, Reject, Tensors
+from streamserve.batch import EventBatch, ModelIdentity, Reject, Tensors
 from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
-from streamserve.config.settings import OutputSettings, PipelineSettings
+from streamserve.config.settings import PipelineSettings
 from streamserve.engines.transforms import fed_signature
 from streamserve.errors import ContractError
-from streamserve.pipeline.infer import Suspicion
+from streamserve.pipeline.infer import NothingKnown
 from streamserve.pipeline.serving import LoadedModel
 from streamserve.recorded.compare import Comparison, compare
 from streamserve.recorded.reading import recorded_inputs
@@ -96,7 +96,7 @@ class Bench:
     def __init__(self, settings: PipelineSettings) -> None:
         engine = settings.engine.model_copy(update={"allow_cpu_fallback": True})
         self._settings = settings.model_copy(update={"engine": engine})
-        nothing = _NothingKnown()
+        nothing = NothingKnown()
         self._builder = ModelBuilder(
             self._settings,
             load=partial(load_engine, self._settings),
@@ -148,16 +148,7 @@ class Bench:
         fed = fed_signature(self._settings, old.infer.engine.signature)
         recorded = recorded_inputs(self._settings, fed, rows=rows, stop=stop)
         before, after = self.score(old, recorded.events), self.score(new, recorded.events)
-        return tried(before, after, old.version, new.version, thresholds(self._settings.output))
-
-
-def thresholds(output: OutputSettings) -> dict[str, float]:
-    """Output of the model -> value from which on it means yes."""
-    sources = output.outputs or {}
-    return {
-        sources.get(name, name): threshold if isinstance(threshold, int | float) else threshold.at
-        for name, threshold in output.threshold.items()
-    }
+        return tried(before, after, old.version, new.version, self._settings.output.decisions)
 
 
 def tried(
@@ -184,14 +175,3 @@ def _joined(parts: Sequence[Tensors]) -> Tensors:
     if not filled:
         return dict(parts[0]) if parts else {}
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
-
-
-class _NothingKnown:
-    """No other life of this process reads what was in the engine, and nothing is known against any record."""
-
-    def enter(self, records: RecordBatch, rows: Sequence[int]) -> None: ...
-
-    def leave(self) -> None: ...
-
-    def split(self, records: RecordBatch) -> Suspicion | None:  # noqa: ARG002  port
-        return None

@@ -156,6 +156,15 @@ class OutputSettings(Settings):
     threshold: dict[str, float | ThresholdSettings] = Field(default_factory=dict)
     """Name in the prediction -> threshold at which its boolean turns true."""
 
+    @property
+    def decisions(self) -> dict[str, float]:
+        """Output of the model (or of `post`) -> value from which on it means yes."""
+        sources = self.outputs or {}
+        return {
+            sources.get(name, name): threshold if isinstance(threshold, int | float) else threshold.at
+            for name, threshold in self.threshold.items()
+        }
+
 
 class DeadLetterSettings(Settings):
     """Where bad records go, and when there are too many of them."""

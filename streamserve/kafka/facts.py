@@ -16,9 +16,9 @@ from streamserve.config.drift_topics import drift_topics
 from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import ContractError
-from streamserve.kafka.clients import admin_properties, producer_properties, with_callbacks
+from streamserve.kafka.admin import quiet_admin
+from streamserve.kafka.clients import producer_properties
 from streamserve.kafka.errors import no_broker
-from streamserve.kafka.reading import silent_logger
 
 TIMEOUT_S = 10.0
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
@@ -51,7 +51,7 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
         ContractError: a topic is missing, or has no partition.
     """
     # The client's own lines would be on the terminal: what they are about comes back as an error.
-    admin = AdminClient(with_callbacks(admin_properties(settings), error=lambda _: None, logger=silent_logger()))
+    admin = quiet_admin(settings)
     outputs = [settings.output.topic, settings.dead_letter.topic]
     keys = "input.topics, output.topic or dead_letter.topic"
     if settings.drift is not None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import BrokerUnavailable
-from streamserve.kafka.clients import admin_properties, client_id, with_callbacks
+from streamserve.kafka.admin import quiet_admin
+from streamserve.kafka.clients import client_id
 from streamserve.kafka.coordinator import insist
 from streamserve.kafka.errors import first_error, source_error
-from streamserve.kafka.reading import ANSWER_TIMEOUT_S, silent_logger
+from streamserve.kafka.reading import ANSWER_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Group:
     def __init__(self, settings: PipelineSettings) -> None:
         self._name = settings.pipeline
         self._prefix = client_id(settings.pipeline, "")
-        self._admin = AdminClient(with_callbacks(admin_properties(settings), error=_ignore, logger=silent_logger()))
+        self._admin = quiet_admin(settings)
 
     def members(self) -> Members:
         """Who is in it. A member that was killed stays until its session times out.
@@ -72,7 +72,3 @@ class Group:
     def _described(self) -> Any:
         asked = self._admin.describe_consumer_groups([self._name], request_timeout=ANSWER_TIMEOUT_S)
         return asked[self._name].result(2 * ANSWER_TIMEOUT_S)
-
-
-def _ignore(_: KafkaError) -> None:
-    """Errors of connections: the answer tells."""

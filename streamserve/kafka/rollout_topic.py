@@ -19,14 +19,13 @@ from typing import Any, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as ClientPartition
-from confluent_kafka.admin import AdminClient
 
 from streamserve.config.rollout_topics import rollout_topics
 from streamserve.config.settings import PipelineSettings
 from streamserve.errors import BrokerUnavailable, ContractError, SourceError, StreamServeError
+from streamserve.kafka.admin import quiet_admin
 from streamserve.kafka.clients import (
     Properties,
-    admin_properties,
     producer_properties,
     reader_properties,
     with_callbacks,
@@ -272,7 +271,7 @@ def check_topic(settings: PipelineSettings, topic: str) -> None:
         ContractError: it is missing or of another shape; says what mends it.
     """
     try:
-        admin = AdminClient(with_callbacks(admin_properties(settings), error=_ignore, logger=silent_logger()))
+        admin = quiet_admin(settings)
         cluster = admin.list_topics(timeout=ANSWER_TIMEOUT_S)
     except KafkaException as exception:
         raise no_broker(settings.kafka.get("bootstrap.servers", ""), exception) from exception

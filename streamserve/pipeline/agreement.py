@@ -66,13 +66,7 @@ class Agreement:
     @classmethod
     def of(cls, output: OutputSettings) -> Agreement:
         """With the thresholds of the settings."""
-        sources = output.outputs or {}
-        return cls(
-            {
-                sources.get(name, name): threshold if isinstance(threshold, int | float) else threshold.at
-                for name, threshold in output.threshold.items()
-            }
-        )
+        return cls(output.decisions)
 
     def compare(self, one: Answers, other: Answers) -> list[OutputAgreement]:
         """Output by output, over the rows that both have."""

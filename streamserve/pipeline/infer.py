@@ -64,6 +64,20 @@ class Suspects(Protocol):
         ...
 
 
+class NothingKnown:
+    """Journal and suspects where no other life of the process reads what was in the engine, or was told of any."""
+
+    def enter(self, records: RecordBatch, rows: Sequence[int]) -> None:
+        """Nothing is noted."""
+
+    def leave(self) -> None:
+        """Nothing is struck out."""
+
+    def split(self, records: RecordBatch) -> Suspicion | None:  # noqa: ARG002  port
+        """No record is suspect."""
+        return None
+
+
 class InferStage:
     """Runs one engine; used by one compute thread.
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from streamserve.batch import Positions, RecordBatch, TopicPartition
+from streamserve.batch import Positions, TopicPartition
 from streamserve.clock import SystemClock
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
@@ -27,6 +27,7 @@ from streamserve.config.settings import PipelineSettings
 from streamserve.drift.sampler import SampledVersion, Sampler
 from streamserve.engines.residency import Residency
 from streamserve.pipeline.assignment import Assignment
+from streamserve.pipeline.infer import NothingKnown
 from streamserve.pipeline.lateness import Lateness
 from streamserve.pipeline.ratio import RejectRatio
 from streamserve.pipeline.serving import Deployments, Fixed, single
@@ -243,21 +244,11 @@ class MemoryFiles:
     signature: Signature = NO_SIGNATURE
 
 
-class _NothingKnown:
-    """Journal and quarantine of a worker whose engine does not crash."""
-
-    def enter(self, records: RecordBatch, rows: Sequence[int]) -> None:
-        """Nothing is noted."""
-
-    def leave(self) -> None:
-        """Nothing is struck out."""
+class _NothingKnown(NothingKnown):
+    """What is known of crashes in a worker whose engine does not crash."""
 
     def reload(self) -> None:
         """Nothing is learnt."""
-
-    def split(self, records: RecordBatch) -> None:  # noqa: ARG002  port
-        """No record is suspect."""
-        return
 
     def forget(self, positions: Positions) -> None:
         """Nothing was remembered."""
