@@ -138,10 +138,10 @@ def optimize(
     check(methods)
     settings = _settings(config, set_, repository)
     place = find_place(repository, config)
-    wanted = version or default_version(place.repository, name, settings, offline=rows is not None)
-    original = place.repository.resolve(name, wanted)
+    version = version or default_version(place.repository, name, settings, offline=rows is not None)
+    original = place.repository.resolve(name, version)
     source = RowSource(settings=settings, file=rows, topic=samples, limit=max_rows)
-    learned, measured_on = split(source.read(original.signature), methods)
+    learned, measured = split(source.read(original.signature), methods)
     wish = Wish(
         signature=original.signature,
         rows=learned,
@@ -161,9 +161,8 @@ def optimize(
         faster=require_faster,
         smaller=require_smaller,
     )
-    decisions = settings.output.decisions if settings is not None else {}
-    task = Task(place.engine, original, methods, wish, decisions, limits)
-    pushed, result = _made(task, place, measured_on, alias, write=not dry_run)
+    task = Task(place.engine, original, methods, wish, settings.output.decisions if settings else {}, limits)
+    pushed, result = _made(task, place, measured, alias, write=not dry_run)
     result.tell(format, pushed, dry_run=dry_run)
 
 
