@@ -10,113 +10,17 @@ with benchmarks/bounds.toml.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from itertools import count
 from pathlib import Path
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
-
-from benchmarks.latency import Latency, measure
-from benchmarks.measure import OutputCounter, Throughput, work_off
-from benchmarks.results import compare, keep
-from benchmarks.workloads import PARTITIONS, WORKLOADS, Workload
+from benchmarks.broker import Bench
+from benchmarks.contenders import Guarantee, HandWritten, Worker
+from benchmarks.latency import measure
+from benchmarks.measure import Throughput
+from benchmarks.results import say, spread, verdict
+from benchmarks.workloads import WORKLOADS, Workload
 from streamserve.demo.local_kafka import LocalKafka
-
-
-class Bench:
-    """One broker, and the runs on it."""
-
-    def __init__(self, bootstrap: str, folder: Path) -> None:
-        self._bootstrap = bootstrap
-        self._folder = folder
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
-        self._numbers = count()
-
-    def create(self, *topics: str) -> None:
-        for future in self._admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics]).values():
-            future.result()
-        deadline = time.monotonic() + 10
-        for topic in topics:
-            while len(self._admin.list_topics(topic, timeout=5).topics[topic].partitions) < PARTITIONS:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"{topic} did not come about")
-
-    def fill(self, topic: str, events: list[bytes]) -> None:
-        self.create(topic)
-        producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "queue.buffering.max.messages": 2_000_000, "compression.type": "lz4"}
-        )
-        for i, event in enumerate(events):
-            while True:
-                try:
-                    producer.produce(topic, event, b"k%d" % (i % 1000), i % PARTITIONS)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-        producer.flush()
-
-    def loop_command(self, workload: Workload, topic: str, guarantee: str) -> tuple[list[str], str]:
-        """The hand-written loop's command line and its output topic, which is made."""
-        name = f"loop{next(self._numbers)}"
-        self.create(f"{name}.predictions")
-        model = workload.save_model(self._folder / "models")
-        command = [sys.executable, "-m", "benchmarks.handwritten", "--guarantee", guarantee, "--group", name]
-        command += ["--bootstrap", self._bootstrap, "--topic", topic, "--output", f"{name}.predictions"]
-        return [*command, "--model", str(model)], f"{name}.predictions"
-
-    def worker_command(self, workload: Workload, topic: str, guarantee: str, extra: str = "") -> tuple[list[str], str]:
-        """A worker slot's command line and its output topic, which is made."""
-        name = f"worker{next(self._numbers)}"
-        self.create(f"{name}.predictions", f"{name}.dlq", f"{name}.samples")
-        workload.save_model(self._folder / "models")
-        config = self._folder / f"{name}.yaml"
-        config.write_text(
-            workload.config(
-                bootstrap=self._bootstrap,
-                repository=self._folder / "models",
-                topic=topic,
-                pipeline=name,
-                extra=f"delivery: {{guarantee: {guarantee}}}\nstate_dir: {self._folder / name}\n{extra}",
-            )
-        )
-        command = [sys.executable, "-m", "streamserve.slot", "--config", str(config), "--slot-name", name]
-        return [*command, "--verbosity", "-2"], f"{name}.predictions"
-
-    def work_off(self, command: list[str], output: str, events: int) -> Throughput:
-        """Have `command` work off the backlog."""
-        counter = OutputCounter(self._bootstrap, output, PARTITIONS)
-        try:
-            return work_off(command, counter, events)
-        finally:
-            counter.close()
-
-    def pair(
-        self, workload: Workload, topic: str, guarantee: str, events: int, extra: str = ""
-    ) -> tuple[Throughput, Throughput]:
-        """The loop, then the worker."""
-        loop = self.work_off(*self.loop_command(workload, topic, guarantee), events)
-        worker = self.work_off(*self.worker_command(workload, topic, guarantee, extra), events)
-        return loop, worker
-
-    def latency(
-        self, command: list[str], output: str, topic: str, workload: Workload, rate: int, seconds: float
-    ) -> Latency:
-        """Latency of `command` on an empty topic at `rate`."""
-        vector = workload.events(1)[0].split(b'"x":')[1][:-1].decode()
-        return measure(
-            command,
-            self._bootstrap,
-            topic=topic,
-            output=output,
-            partitions=PARTITIONS,
-            rate=rate,
-            seconds=seconds,
-            vector=vector,
-        )
 
 
 class Suite:
@@ -142,10 +46,13 @@ class Suite:
         if options.backlog:
             self._memory(options.backlog)
 
-    def _throughput(self, workload: Workload, guarantee: str, events: int) -> None:
+    def _throughput(self, workload: Workload, guarantee: Guarantee, events: int) -> None:
         case = f"{workload.name}.{guarantee}"
         for _ in range(self._options.pairs):
-            loop, worker = self._bench.pair(workload, f"{workload.name}.events", guarantee, events)
+            loop, worker = (
+                self._bench.work_off(contender, workload, f"{workload.name}.events", guarantee, events)
+                for contender in (HandWritten(), Worker())
+            )
             say(f"{case:20} loop {row(loop)} | worker {row(worker)}")
             self._add(f"{case}.loop_events_per_s", loop.events_per_s)
             self._add(f"{case}.worker_events_per_s", worker.events_per_s)
@@ -156,16 +63,16 @@ class Suite:
         for figure in ("cpu_ratio", "throughput_ratio"):
             say(f"{case:20} {figure:17} {spread(self.figures[f'{case}.{figure}'])}")
 
-    def _latency(self, workload: Workload, guarantee: str, rate: int) -> None:
+    def _latency(self, workload: Workload, guarantee: Guarantee, rate: int) -> None:
         case = f"{workload.name}.{guarantee}.{rate}"
         for _ in range(self._options.latency_runs):
-            for who, command in (("loop", self._bench.loop_command), ("worker", self._bench.worker_command)):
+            for contender in (HandWritten(), Worker()):
+                who = contender.name
                 topic = f"{case}.{who}.{len(self.figures)}".replace("_", "-")
                 topic += f".{len(self.figures.get(f'{case}.{who}_p50_ms', []))}"
                 self._bench.create(topic)
-                found = self._bench.latency(
-                    *command(workload, topic, guarantee), topic, workload, rate, self._options.seconds
-                )
+                job = self._bench.job(contender, workload, topic, guarantee)
+                found = measure(contender.command(job), job, rate=rate, seconds=self._options.seconds)
                 say(f"{case:24} {who:6} p50 {found.p50_ms:6.1f} p95 {found.p95_ms:6.1f} p99 {found.p99_ms:6.1f} ms")
                 self._add(f"{case}.{who}_p50_ms", found.p50_ms)
                 self._add(f"{case}.{who}_p99_ms", found.p99_ms)
@@ -173,8 +80,7 @@ class Suite:
     def _memory(self, events: int) -> None:
         workload = WORKLOADS["mlp"]
         self._bench.fill("memory.events", workload.events(events))
-        command, output = self._bench.worker_command(workload, "memory.events", "exactly_once")
-        found = self._bench.work_off(command, output, events)
+        found = self._bench.work_off(Worker(), workload, "memory.events", "exactly_once", events)
         say(f"backlog of {events:,}: idle {found.idle_mib:.0f} MiB, peak {found.peak_mib:.0f} MiB")
         self._add("backlog.memory_over_idle_mib", found.peak_mib - found.idle_mib)
 
@@ -197,23 +103,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         suite = Suite(Bench(kafka.bootstrap, Path(folder)), options)
         suite.run()
-    keep(suite.figures)
-    fallen = compare(suite.figures)
-    for line in fallen:
-        say(f"FALLEN {line}")
-    return 3 if fallen else 0
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
+    return verdict(suite.figures)
 
 
 def row(run: Throughput) -> str:
     return f"{run.events_per_s:9,.0f} ev/s {run.cpu_s_per_million:6.2f} CPU s/M {run.peak_mib:5.0f} MiB"
-
-
-def spread(values: list[float]) -> str:
-    return f"min {min(values):.2f} median {statistics.median(values):.2f} max {max(values):.2f}"
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import models
-from benchmarks.end_to_end import Bench, say, spread
+from benchmarks.broker import Bench
 from benchmarks.measure import cpu_s
-from benchmarks.results import compare, keep
+from benchmarks.results import say, spread, verdict
 from benchmarks.running import Metrics, Slot, free_port, wait_for
 from benchmarks.workloads import Workload
 from streamserve.config.engine_settings import EngineSettings
@@ -128,11 +128,7 @@ def main() -> int:
             say("  ".join(f"{figure.removeprefix('deep.')} {value:.3f}" for figure, value in found.items()))
     for figure, values in figures.items():
         say(f"{figure:26} {spread(values)}")
-    keep(figures)
-    fallen = compare(figures)
-    for line in fallen:
-        say(f"FALLEN {line}")
-    return 3 if fallen else 0
+    return verdict(figures)
 
 
 if __name__ == "__main__":

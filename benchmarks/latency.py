@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from benchmarks.contenders import Job
+from benchmarks.workloads import PARTITIONS, Workload
+
 WARM_S = 3.0
 DRAIN_S = 10.0
 
@@ -78,25 +81,16 @@ class Reader(threading.Thread):
         self._consumer.close()
 
 
-def measure(
-    command: list[str],
-    bootstrap: str,
-    *,
-    topic: str,
-    output: str,
-    partitions: int,
-    rate: int,
-    seconds: float,
-    vector: str,
-) -> Latency:
+def measure(command: list[str], job: Job, *, rate: int, seconds: float, partitions: int = PARTITIONS) -> Latency:
     """Run `command` on the events of an open loop at `rate` a second for `seconds`, after a warm-up."""
+    vector = vector_of(job.workload)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    reader = Reader(bootstrap, output, partitions)
+    reader = Reader(job.bootstrap, job.output, partitions)
     reader.start()
     try:
-        producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
-        until_first(producer, reader, topic, vector)
-        sent = send(producer, topic, partitions, rate, WARM_S + seconds, vector)
+        producer = Producer({"bootstrap.servers": job.bootstrap, "linger.ms": 1})
+        until_first(producer, reader, job.topic, vector)
+        sent = send(producer, job.topic, partitions, rate, WARM_S + seconds, vector)
         deadline = time.monotonic() + DRAIN_S
         while len(reader.due_ns) < sent and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -110,6 +104,11 @@ def measure(
     latency_ms = (read - due)[due >= from_ns] / 1e6
     p50, p95, p99 = np.percentile(latency_ms, [50, 95, 99])
     return Latency(events=len(latency_ms), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+
+
+def vector_of(workload: Workload) -> str:
+    """The JSON array of the workload's first event."""
+    return workload.events(1)[0].split(b'"x":')[1][:-1].decode()
 
 
 def until_first(producer: Producer, reader: Reader, topic: str, vector: str) -> None:

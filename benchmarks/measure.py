@@ -6,6 +6,7 @@ with them. Figures are taken between 10 % and 95 % of the events, so that neithe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -62,14 +63,32 @@ class OutputCounter:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    """CPU seconds of a process and its descendants so far, user and system."""
+    ticks = 0
+    for member in family(pid):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / CLOCK_TICKS
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
+    """Resident memory of a process and its descendants."""
+    pages = 0
+    for member in family(pid):
+        with contextlib.suppress(OSError):
+            pages += int(Path(f"/proc/{member}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    members = [pid]
+    for member in members:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{member}/task").iterdir():
+                members += map(int, (task / "children").read_text().split())
+    return members
 
 
 def work_off(command: list[str], counter: OutputCounter, events: int, timeout_s: float = 180) -> Throughput:

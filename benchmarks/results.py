@@ -45,6 +45,25 @@ def compare(figures: dict[str, list[float]]) -> list[str]:
     return fallen
 
 
+def verdict(figures: dict[str, list[float]]) -> int:
+    """Keep the figures and compare them. Returns: the exit status, 3 when a bound fell."""
+    keep(figures)
+    fallen = compare(figures)
+    for line in fallen:
+        say(f"FALLEN {line}")
+    return 3 if fallen else 0
+
+
+def say(line: str) -> None:
+    """A line on standard output, at once."""
+    print(line, flush=True)
+
+
+def spread(values: list[float]) -> str:
+    """Least, median and greatest."""
+    return f"min {min(values):.2f} median {statistics.median(values):.2f} max {max(values):.2f}"
+
+
 def _commit() -> str:
     command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

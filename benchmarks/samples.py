@@ -25,9 +25,10 @@ import numpy as np
 from confluent_kafka import Producer
 
 from benchmarks import models
-from benchmarks.end_to_end import Bench, say, spread
+from benchmarks.broker import Bench
+from benchmarks.contenders import Worker
 from benchmarks.measure import OutputCounter, cpu_s
-from benchmarks.results import compare, keep
+from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS, Workload
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -73,11 +74,7 @@ def main() -> int:
         figures = Costs(Bench(kafka.bootstrap, Path(folder)), kafka.bootstrap, options).run()
     if options.dry:
         return 0
-    keep(figures)
-    fallen = compare(figures)
-    for line in fallen:
-        say(f"FALLEN {line}")
-    return 3 if fallen else 0
+    return verdict(figures)
 
 
 class Costs:
@@ -116,16 +113,17 @@ class Costs:
             say(f"{case:16} ratio {spread(self._figures[f'samples.{case}.cpu_ratio'])}")
 
     def _flood(self, workload: Workload, events: int, drift: str) -> float:
-        command, output = self._bench.worker_command(workload, f"{workload.name}.events", "exactly_once", drift)
-        return self._bench.work_off(command, output, events).cpu_s_per_million
+        topic = f"{workload.name}.events"
+        return self._bench.work_off(Worker(drift), workload, topic, "exactly_once", events).cpu_s_per_million
 
     def _pace(self, workload: Workload, texts: list[bytes], drift: str) -> float:
         """CPU of a worker that keeps up with `RATE` events a second."""
         topic = f"paced{len(self._figures)}.{time.monotonic_ns()}"
         self._bench.create(topic)
-        command, output = self._bench.worker_command(workload, topic, "exactly_once", drift)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        counter = OutputCounter(self._bootstrap, output, PARTITIONS)
+        worker = Worker(drift)
+        job = self._bench.job(worker, workload, topic, "exactly_once")
+        process = subprocess.Popen(worker.command(job), stdout=subprocess.DEVNULL)
+        counter = OutputCounter(self._bootstrap, job.output, PARTITIONS)
         producer = Producer({"bootstrap.servers": self._bootstrap, "linger.ms": 1})
         try:
             producer.produce(topic, texts[0], partition=0)

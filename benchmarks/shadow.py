@@ -25,10 +25,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks import models
-from benchmarks.end_to_end import Bench, say, spread
-from benchmarks.latency import WARM_S, Reader, send, until_first
+from benchmarks.broker import Bench
+from benchmarks.contenders import Worker
+from benchmarks.latency import WARM_S, Reader, send, until_first, vector_of
 from benchmarks.measure import cpu_s
-from benchmarks.results import compare, keep
+from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS
 from streamserve.config.loading import load
 from streamserve.config.settings import PipelineSettings
@@ -71,11 +72,7 @@ def main() -> int:
                 figures[f"shadow.mlp.{rate}.{name}"] = values
     if options.dry:
         return 0
-    keep(figures)
-    fallen = compare(figures)
-    for line in fallen:
-        say(f"FALLEN {line}")
-    return 3 if fallen else 0
+    return verdict(figures)
 
 
 class Case:
@@ -91,14 +88,16 @@ class Case:
     def run(self) -> dict[str, list[float]]:
         workload, topic = WORKLOADS["mlp"], f"mlp.events{self._rate}"
         self._bench.create(topic)
-        command, output = self._bench.worker_command(workload, topic, "exactly_once", "rollout: {}")
-        config = Path(command[command.index("--config") + 1])
-        models.save(models.mlp(), config.parent / "models" / workload.name / STABLE)
+        worker = Worker("rollout: {}")
+        job = self._bench.job(worker, workload, topic, "exactly_once")
+        command = worker.command(job)
+        config = job.folder / f"{job.name}.yaml"
+        models.save(models.mlp(), job.folder / "models" / workload.name / STABLE)
         settings = load(config, {}, {}).settings
-        self._create(output.removesuffix(".predictions"))
-        vector = workload.events(1)[0].split(b'"x":')[1][:-1].decode()
+        self._create(job.name)
+        vector = vector_of(workload)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        reader = Reader(self._bootstrap, output, PARTITIONS)
+        reader = Reader(self._bootstrap, job.output, PARTITIONS)
         reader.start()
         try:
             producer = Producer({"bootstrap.servers": self._bootstrap, "linger.ms": 1})

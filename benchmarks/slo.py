@@ -29,9 +29,9 @@ import numpy as np
 from confluent_kafka import Producer
 
 from benchmarks import models
-from benchmarks.end_to_end import Bench, say
+from benchmarks.broker import Bench
 from benchmarks.latency import Reader, send, until_first
-from benchmarks.results import keep
+from benchmarks.results import keep, say
 from benchmarks.running import Metrics, Slot, free_port, wait_for
 from benchmarks.workloads import PARTITIONS, Workload
 from streamserve.demo.local_kafka import LocalKafka

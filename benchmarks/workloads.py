@@ -53,7 +53,9 @@ class Workload:
         """The `features` of its configuration, as YAML in one line."""
         return f"{{field: x, size: {self.width}}}"
 
-    def config(self, *, bootstrap: str, repository: Path, topic: str, pipeline: str, extra: str = "") -> str:
+    def config(
+        self, *, bootstrap: str, repository: Path, topic: str, pipeline: str, output: str, extra: str = ""
+    ) -> str:
         """`streamserve.yaml` of this workload; `extra` is more YAML at the top level."""
         return f"""
 version: 1
@@ -63,7 +65,7 @@ input: {{topics: [{topic}], format: json, id: id}}
 features: {self.features()}
 model: {{name: {self.name}, repository: "{repository}"}}
 engine: {{max_batch_size: 512}}
-output: {{topic: {pipeline}.predictions, outputs: {{{self.output}: {self.output}}}}}
+output: {{topic: {output}, outputs: {{{self.output}: {self.output}}}}}
 dead_letter: {{topic: {pipeline}.dlq}}
 http: {{port: 0}}
 {extra}
