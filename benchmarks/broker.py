@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.contenders import Contender, Guarantee, Job
@@ -35,7 +38,7 @@ class Bench:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{topic} did not come about")
 
-    def fill(self, topic: str, events: list[bytes], partitions: int = PARTITIONS) -> None:
+    def fill(self, topic: str, events: Iterable[bytes], partitions: int = PARTITIONS) -> None:
         """Make a topic of these events; 1,000 keys, partition by partition in turn."""
         self.create(topic, partitions=partitions)
         producer = Producer(
@@ -52,7 +55,7 @@ class Bench:
 
     def job(self, contender: Contender, workload: Workload, topic: str, guarantee: Guarantee) -> Job:
         """A run of `contender` on `topic`, with topics of its own to write to."""
-        name = f"{contender.name}{next(self._numbers)}".replace(" ", "-").replace(",", "")
+        name = f"{contender.name}{next(self._numbers)}".lower().replace(" ", "-").replace(",", "")
         output = f"{name}.predictions"
         self.create(output, partitions=self._partitions[topic])
         self.create(f"{name}.dlq", f"{name}.samples")
@@ -69,12 +72,38 @@ class Bench:
         )
 
     def work_off(
-        self, contender: Contender, workload: Workload, topic: str, guarantee: Guarantee, events: int
+        self,
+        contender: Contender,
+        workload: Workload,
+        topic: str,
+        guarantee: Guarantee,
+        events: int,
+        flow_s: float = math.inf,
     ) -> Throughput:
-        """Have `contender` work off a topic of `events` events."""
+        """Have `contender` work off a topic of `events` events, at most for `flow_s` after its first output."""
         job = self.job(contender, workload, topic, guarantee)
         counter = OutputCounter(self.bootstrap, job.output, self._partitions[topic])
         try:
-            return work_off(contender.command(job), counter, events)
+            found = work_off(contender.command(job), counter, events, flow_s=flow_s)
+            share = self._share_of_events(job, counter.count()) if guarantee == "exactly_once" else 1.0
         finally:
             counter.close()
+        return replace(
+            found, events_per_s=found.events_per_s * share, cpu_s_per_million=found.cpu_s_per_million / share
+        )
+
+    def _share_of_events(self, job: Job, offsets: int) -> float:
+        """The share of predictions among the offsets of the output; the others are transactions' control records."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": job.name})
+        partitions = [TopicPartition(job.topic, number) for number in range(self._partitions[job.topic])]
+        try:
+            events = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
+        finally:
+            consumer.close()
+        if not 0.5 * offsets < events <= offsets:
+            raise RuntimeError(f"{job.name} committed {events} events and wrote {offsets} offsets")
+        return events / offsets
+
+    def delete(self, topic: str) -> None:
+        """Remove a topic, so that its disk space is free."""
+        self._admin.delete_topics([topic])[topic].result()

@@ -7,6 +7,7 @@ does so until SIGTERM.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +71,7 @@ class HandWritten:
     def command(self, job: Job) -> list[str]:
         command = [sys.executable, "-m", "benchmarks.handwritten", "--guarantee", job.guarantee, "--group", job.name]
         command += ["--bootstrap", job.bootstrap, "--topic", job.topic, "--output", job.output]
-        return [*command, "--model", str(job.model)]
+        return [*command, "--model", str(job.model), "--format", job.workload.format]
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("confluent-kafka", "onnxruntime", "msgspec")}
@@ -82,13 +83,15 @@ class Worker:
     Args:
         extra: more YAML at the top level of its configuration.
         name: in tables.
+        module: what is run as a slot, and its first arguments.
     """
 
     guarantees: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
 
-    def __init__(self, extra: str = "", name: str = "worker") -> None:
+    def __init__(self, extra: str = "", name: str = "worker", module: Sequence[str] = ("streamserve.slot",)) -> None:
         self.name = name
         self._extra = extra
+        self._module = module
 
     def command(self, job: Job) -> list[str]:
         config = job.folder / f"{job.name}.yaml"
@@ -102,7 +105,7 @@ class Worker:
                 extra=f"delivery: {{guarantee: {job.guarantee}}}\nstate_dir: {job.folder / job.name}\n{self._extra}",
             )
         )
-        command = [sys.executable, "-m", "streamserve.slot", "--config", str(config), "--slot-name", job.name]
+        command = [sys.executable, "-m", *self._module, "--config", str(config), "--slot-name", job.name]
         return [*command, "--verbosity", "-2"]
 
     def versions(self) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 One thread, one consumer, one producer, msgspec, numpy, ONNX Runtime, a batch of at most 512. Exactly once: one
 transaction every 100 ms, flushed before the offsets are sent; at least once: flush, then commit offsets. No metrics, no
-dead letters, no recovery, no rebalance handling: an exception ends it.
+dead letters, no recovery, no rebalance handling: an exception ends it. Events are JSON or MessagePack with an id and a
+vector, or the packed float32 of the vector alone, whose id is its place in the topic.
 
-    python -m benchmarks.handwritten --guarantee exactly_once --bootstrap … --topic … --output … --model …
+    python -m benchmarks.handwritten --format json --guarantee exactly_once --bootstrap … --topic … --output … --model …
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import onnxruntime
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 BATCH = 512
 COMMIT_S = 0.1
@@ -37,8 +39,33 @@ class Prediction(msgspec.Struct):
     source: dict[str, Any]
 
 
+def typed(decode: Callable[[bytes], Event]) -> Callable[[Sequence[Message]], tuple[list[str], np.ndarray]]:
+    """Reads messages with a typed decoder: their ids and vectors."""
+
+    def read(messages: Sequence[Message]) -> tuple[list[str], np.ndarray]:
+        events = [decode(message.value()) for message in messages]
+        return [event.id for event in events], np.array([event.x for event in events], dtype=np.float32)
+
+    return read
+
+
+def packed(messages: Sequence[Message]) -> tuple[list[str], np.ndarray]:
+    """Reads messages that are float32 vectors and nothing else."""
+    ids = [f"{message.topic()}-{message.partition()}-{message.offset()}" for message in messages]
+    joined = b"".join([message.value() for message in messages])
+    return ids, np.frombuffer(joined, dtype="<f4").reshape(len(messages), -1)
+
+
+READERS = {
+    "json": typed(msgspec.json.Decoder(Event).decode),
+    "msgpack": typed(msgspec.msgpack.Decoder(Event).decode),
+    "raw": packed,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--format", choices=list(READERS), default="json")
     for name in ("guarantee", "bootstrap", "topic", "output", "model", "group"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
@@ -78,7 +105,7 @@ def main() -> None:
     if transactional:
         producer.init_transactions(30)
     consumer.subscribe([options.topic])
-    decode = msgspec.json.Decoder(Event).decode
+    read = READERS[options.format]
     encode = msgspec.json.Encoder().encode
     positions: dict[tuple[str, int], int] = {}
     opened_s = 0.0
@@ -88,18 +115,17 @@ def main() -> None:
             first = consumer.poll(0.005)
             messages = [first] if first is not None else []
         if messages:
-            events = [decode(message.value()) for message in messages]
-            x = np.array([event.x for event in events], dtype=np.float32)
+            ids, x = read(messages)
             scores = session.run([output], {feature: x})[0].tolist()
             if not positions:
                 opened_s = time.monotonic()
                 if transactional:
                     producer.begin_transaction()
-            for message, event, score in zip(messages, events, scores, strict=True):
+            for message, name, score in zip(messages, ids, scores, strict=True):
                 topic, partition, offset = message.topic(), message.partition(), message.offset()
                 value = encode(
                     Prediction(
-                        id=event.id,
+                        id=name,
                         model="m",
                         version="1",
                         outputs={output: score[0] if len(score) == 1 else score},

@@ -7,6 +7,7 @@ with them. Figures are taken between 10 % and 95 % of the events, so that neithe
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 TICK_S = 0.05
+SHORTEST_S = 0.2
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -40,8 +42,8 @@ class Throughput:
 class OutputCounter:
     """Counts what a read_committed reader could read of a topic.
 
-    The log holds a control record per transaction and partition as well, so the count is of offsets; callers compare
-    with the number of events and take their share from the run's own end.
+    The log holds a control record per transaction and partition as well, so the count is of offsets; `Bench.work_off`
+    takes them out again.
     """
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
@@ -91,14 +93,17 @@ def family(pid: int) -> list[int]:
     return members
 
 
-def work_off(command: list[str], counter: OutputCounter, events: int, timeout_s: float = 180) -> Throughput:
-    """Start `command`, wait until it has committed `events` outputs, stop it with SIGTERM."""
+def work_off(
+    command: list[str], counter: OutputCounter, events: int, timeout_s: float = 180, flow_s: float = math.inf
+) -> Throughput:
+    """Start `command`, let it commit `events` outputs or work for `flow_s` after its first, stop it with SIGTERM."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     samples: list[tuple[float, int, float]] = []
     peak = idle = 0.0
     deadline = time.monotonic() + timeout_s
+    until_s = math.inf
     try:
-        while not samples or samples[-1][1] < events:
+        while not samples or (samples[-1][1] < events and samples[-1][0] < until_s):
             if process.poll() is not None:
                 raise RuntimeError(f"{command[:4]} ended with {process.returncode}")
             if time.monotonic() > deadline:
@@ -108,14 +113,18 @@ def work_off(command: list[str], counter: OutputCounter, events: int, timeout_s:
             memory = resident_mib(process.pid)
             if count == 0:
                 idle = memory
+                until_s = samples[-1][0] + flow_s
             peak = max(peak, memory)
             time.sleep(TICK_S)
     finally:
         process.terminate()
         process.wait(60)
+    events = min(events, samples[-1][1])
     first = next(sample for sample in samples if sample[1] >= 0.1 * events)
     last = next(sample for sample in samples if sample[1] >= 0.95 * events)
     done = last[1] - first[1]
+    if last[0] - first[0] < SHORTEST_S:
+        raise RuntimeError(f"{events} events took {last[0] - first[0]:.2f} s: too few to measure")
     return Throughput(
         events_per_s=done / (last[0] - first[0]),
         cpu_s_per_million=(last[2] - first[2]) / done * 1e6,

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+Bound = dict[str, float]
+"""`at_most` or `at_least`, what the median must hold; `goal`, what is wanted, where that is more."""
 PACKAGES = ("confluent-kafka", "onnxruntime", "numpy", "msgspec", "orjson", "pysimdjson")
 
 
@@ -32,11 +34,16 @@ def keep(figures: dict[str, list[float]]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
+def bounds() -> dict[str, Bound]:
+    """What a median may be, by name of the figure."""
+    found: dict[str, Bound] = tomllib.loads((FOLDER / "bounds.toml").read_text())
+    return found
+
+
 def compare(figures: dict[str, list[float]]) -> list[str]:
     """What fell: a figure whose median is beyond its bound, one line each. Figures without a bound are free."""
-    bounds = tomllib.loads((FOLDER / "bounds.toml").read_text())
     fallen = []
-    for name, bound in bounds.items():
+    for name, bound in bounds().items():
         if name not in figures:
             continue
         median = statistics.median(figures[name])
@@ -45,9 +52,10 @@ def compare(figures: dict[str, list[float]]) -> list[str]:
     return fallen
 
 
-def verdict(figures: dict[str, list[float]]) -> int:
-    """Keep the figures and compare them. Returns: the exit status, 3 when a bound fell."""
-    keep(figures)
+def verdict(figures: dict[str, list[float]], *, kept: bool = True) -> int:
+    """Keep the figures, unless told not to, and compare them. Returns: the exit status, 3 when a bound fell."""
+    if kept:
+        keep(figures)
     fallen = compare(figures)
     for line in fallen:
         say(f"FALLEN {line}")
@@ -62,6 +70,24 @@ def say(line: str) -> None:
 def spread(values: list[float]) -> str:
     """Least, median and greatest."""
     return f"min {min(values):.2f} median {statistics.median(values):.2f} max {max(values):.2f}"
+
+
+def table(figures: dict[str, list[float]]) -> list[str]:
+    """The figures in Markdown, with what is wanted of them and what must hold."""
+    known = bounds()
+    lines = ["| figure | min | median | max | goal | bound |", "|---|---|---|---|---|---|"]
+    for name, values in figures.items():
+        bound = known.get(name, {})
+        sign, limit = ("≤", bound["at_most"]) if "at_most" in bound else ("≥", bound.get("at_least"))
+        cells = [number(min(values)), f"**{number(statistics.median(values))}**", number(max(values))]
+        cells += [f"{sign} {wanted}" if wanted is not None else "" for wanted in (bound.get("goal"), limit)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def number(value: float) -> str:
+    """A figure as people read it: two decimals when it is small, none when it is large."""
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _commit() -> str:

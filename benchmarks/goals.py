@@ -1,0 +1,128 @@
+"""The goals: a worker beside the hand-written loop, Kafka to Kafka, taking turns on the same topic.
+
+For every workload (`mlp`: 16 floats, `ffnn`: 784) and format: loop and worker, exactly once and at least once. With
+JSON and exactly once also workers that write a cache, that take samples for drift, and that do both. Ratios are of one
+round; `bounds.toml` says what they should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.broker import Bench
+from benchmarks.contenders import Guarantee, HandWritten, Worker
+from benchmarks.results import number, say, table, verdict
+from benchmarks.turns import Entry, Figures, Runs, Topic, cpu_ratios, take_turns, throughput_ratios, warm
+from benchmarks.workloads import WORKLOADS, Format, Workload, formatted
+from streamserve.demo.local_kafka import LocalKafka
+from streamserve.demo.local_redis import LocalRedis
+
+GUARANTEES: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
+FORMATS: tuple[Format, ...] = ("json", "msgpack", "raw")
+SAMPLES = "drift: {}\n"
+
+
+class Goals:
+    """Runs the cases, collects figures under names that `bounds.toml` knows."""
+
+    def __init__(self, bench: Bench, redis_url: str, options: argparse.Namespace) -> None:
+        self._bench = bench
+        self._options = options
+        self._cache = f"cache: {{url: '{redis_url}'}}\n"
+        self.figures: Figures = {}
+
+    def run(self) -> Figures:
+        options = self._options
+        cases = [formatted(name, how) for name in options.workloads for how in options.formats]
+        for position, workload in enumerate(cases):
+            events = int(workload.backlog * options.scale)
+            topic = Topic(name=f"{workload.case}.events", workload=workload, events=events, flow_s=options.seconds)
+            entries = self._entries(workload)
+            self._bench.fill(topic.name, workload.stream(events))
+            if position == 0:
+                warm(self._bench, topic, entries)
+            self._judge(workload.case, take_turns(self._bench, topic, entries, options.rounds))
+            self._bench.delete(topic.name)
+        return self.figures
+
+    def _entries(self, workload: Workload) -> list[Entry]:
+        entries = [
+            Entry(contender=contender, guarantee=guarantee)
+            for guarantee in self._options.guarantees
+            for contender in (HandWritten(), self._worker("worker"))
+        ]
+        if workload.format == "json" and "exactly_once" in self._options.guarantees:
+            entries += [
+                Entry(contender=self._worker(name, extra), guarantee="exactly_once")
+                for name, extra in (
+                    ("worker-samples", SAMPLES),
+                    ("worker-cache", self._cache),
+                    ("worker-all", SAMPLES + self._cache),
+                )
+            ]
+        return entries
+
+    def _worker(self, name: str, extra: str = "") -> Worker:
+        slowed_us = self._options.slowed
+        if slowed_us:
+            return Worker(extra, name, module=("benchmarks.slowed_slot", str(slowed_us)))
+        return Worker(extra, name)
+
+    def _judge(self, case: str, runs: Runs) -> None:
+        for name, found in runs.items():
+            self.figures[f"{case}.{name}.events_per_s"] = [run.events_per_s for run in found]
+            self.figures[f"{case}.{name}.cpu_s_per_million"] = [run.cpu_s_per_million for run in found]
+        for guarantee in self._options.guarantees:
+            loop = f"{guarantee}.loop"
+            for worker in [name for name in runs if name.startswith(f"{guarantee}.worker")]:
+                self.figures[f"{case}.{worker}_over_loop.cpu"] = cpu_ratios(runs, worker, loop)
+                self.figures[f"{case}.{worker}_over_loop.throughput"] = throughput_ratios(runs, worker, loop)
+        plain = "exactly_once.worker"
+        if f"{plain}-samples" in runs:
+            self.figures[f"{case}.{plain}-samples_over_worker.cpu"] = cpu_ratios(runs, f"{plain}-samples", plain)
+        if len(self._options.guarantees) == 2:
+            ratios = throughput_ratios(runs, plain, "at_least_once.worker")
+            self.figures[f"{case}.exactly_over_at_least_once.throughput"] = ratios
+
+
+def cost_lines(figures: Figures) -> list[str]:
+    """What 10^9 events cost, by case: core hours, and hours of one worker process that is never idle."""
+    lines = [
+        "| a thousand million events | CPU s per million | core hours | hours of one worker |",
+        "|---|---|---|---|",
+    ]
+    for name, values in figures.items():
+        entry, _, figure = name.rpartition(".")
+        if figure != "cpu_s_per_million":
+            continue
+        cpu_s = statistics.median(values)
+        rate = statistics.median(figures[f"{entry}.events_per_s"])
+        lines.append(f"| {entry} | {number(cpu_s)} | {number(cpu_s * 1000 / 3600)} | {number(1e9 / rate / 3600)} |")
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench goals", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
+    parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
+    parser.add_argument("--guarantees", nargs="+", default=GUARANTEES, choices=GUARANTEES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.5, help="longest flow of one run")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
+    parser.add_argument("--dry", action="store_true", help="keep no results")
+    parser.add_argument(
+        "--slowed", type=float, metavar="MICROSECONDS", help="make the worker so much slower an event; keeps no results"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka, LocalRedis() as redis:
+        figures = Goals(Bench(kafka.bootstrap, Path(folder)), redis.url, options).run()
+    for line in [*table(figures), "", *cost_lines(figures)]:
+        say(line)
+    return verdict(figures, kept=not (options.dry or options.slowed))
