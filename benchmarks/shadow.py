@@ -27,8 +27,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from benchmarks import models
 from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
-from benchmarks.latency import WARM_S, Reader, send, until_first, vector_of
 from benchmarks.measure import cpu_s
+from benchmarks.open_loop import Reader, send, until_first, vector_of
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS
 from streamserve.config.loading import load
@@ -41,6 +41,7 @@ from streamserve.rollout.records import Shadow, Stop, new_id
 SETTLE_S = 0.5
 """After a switch, before events count."""
 MOST_S = 3600.0
+WARM_S = 3.0
 STABLE, SHADOW = "2", "1"
 PERCENTILES = (50, 99)
 Times = npt.NDArray[np.int64]

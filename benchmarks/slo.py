@@ -30,7 +30,7 @@ from confluent_kafka import Producer
 
 from benchmarks import models
 from benchmarks.broker import Bench
-from benchmarks.latency import Reader, send, until_first
+from benchmarks.open_loop import Reader, Sent, send, until_first
 from benchmarks.results import keep, say
 from benchmarks.running import Metrics, Slot, free_port, wait_for
 from benchmarks.workloads import PARTITIONS, Workload
@@ -115,7 +115,7 @@ state_dir: {self._folder / name}
         """Share of the records within the goal, median and p99 in milliseconds, at a rate."""
         with self.worker(engine) as run, self.reading(run) as (reader, producer):
             sent = send(producer, run.topic, PARTITIONS, rate, WARM_S + seconds, self.vector)
-            drained(reader, sent)
+            drained(reader, sent.events)
             due, latency_ms = latencies(reader)
         late_ones = latency_ms[due > due.max() - seconds * 1e9]
         p50, p99 = np.percentile(late_ones, [50, 99])
@@ -128,7 +128,7 @@ state_dir: {self._folder / name}
         """
         with self.worker(engine) as run, self.reading(run) as (reader, producer):
             total = WARM_S + stall_s + after_s
-            sent: list[int] = []
+            sent: list[Sent] = []
             sender = threading.Thread(
                 target=lambda: sent.append(send(producer, run.topic, PARTITIONS, rate, total, self.vector))
             )

@@ -26,7 +26,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks import models
-from benchmarks.latency import Reader
+from benchmarks.open_loop import Reader
 from benchmarks.results import compare, keep
 from streamserve.config.loading import load
 from streamserve.demo.local_kafka import LocalKafka
