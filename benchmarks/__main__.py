@@ -1,6 +1,6 @@
 """`scripts/bench [CASE] [options]`: the cases by name, each a module with a `main` that takes its options.
 
-Without a name: the goals, latency, and memory, about a quarter of an hour. Ends with 3 when a bound falls.
+Without a name: the goals, latency and memory, about half an hour. Ends with 3 when a bound falls.
 """
 
 from __future__ import annotations

@@ -8,16 +8,26 @@ round; `bounds.toml` says what they should be.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Guarantee, HandWritten, Worker
-from benchmarks.results import number, say, table, verdict
-from benchmarks.turns import Entry, Figures, Runs, Topic, cpu_ratios, take_turns, throughput_ratios, warm
-from benchmarks.workloads import WORKLOADS, Format, Workload, formatted
+from benchmarks.results import verdict
+from benchmarks.turns import (
+    Entry,
+    Figures,
+    Runs,
+    Topic,
+    cpu_ratios,
+    report,
+    speeds,
+    take_turns,
+    throughput_ratios,
+    warm,
+)
+from benchmarks.workloads import WORKLOADS, Format, formatted
 from streamserve.demo.local_kafka import LocalKafka
 from streamserve.demo.local_redis import LocalRedis
 
@@ -41,23 +51,23 @@ class Goals:
         for position, workload in enumerate(cases):
             events = int(workload.backlog * options.scale)
             topic = Topic(name=f"{workload.case}.events", workload=workload, events=events, flow_s=options.seconds)
-            entries = self._entries(workload)
+            entries = self._entries(topic)
             self._bench.fill(topic.name, workload.stream(events))
             if position == 0:
-                warm(self._bench, topic, entries)
-            self._judge(workload.case, take_turns(self._bench, topic, entries, options.rounds))
+                warm(self._bench, entries)
+            self._judge(workload.case, take_turns(self._bench, entries, options.rounds))
             self._bench.delete(topic.name)
         return self.figures
 
-    def _entries(self, workload: Workload) -> list[Entry]:
+    def _entries(self, topic: Topic) -> list[Entry]:
         entries = [
-            Entry(contender=contender, guarantee=guarantee)
+            Entry(contender=contender, guarantee=guarantee, topic=topic)
             for guarantee in self._options.guarantees
             for contender in (HandWritten(), self._worker("worker"))
         ]
-        if workload.format == "json" and "exactly_once" in self._options.guarantees:
+        if topic.workload.format == "json" and "exactly_once" in self._options.guarantees:
             entries += [
-                Entry(contender=self._worker(name, extra), guarantee="exactly_once")
+                Entry(contender=self._worker(name, extra), guarantee="exactly_once", topic=topic)
                 for name, extra in (
                     ("worker-samples", SAMPLES),
                     ("worker-cache", self._cache),
@@ -73,9 +83,7 @@ class Goals:
         return Worker(extra, name)
 
     def _judge(self, case: str, runs: Runs) -> None:
-        for name, found in runs.items():
-            self.figures[f"{case}.{name}.events_per_s"] = [run.events_per_s for run in found]
-            self.figures[f"{case}.{name}.cpu_s_per_million"] = [run.cpu_s_per_million for run in found]
+        self.figures |= speeds(case, runs)
         for guarantee in self._options.guarantees:
             loop = f"{guarantee}.loop"
             for worker in [name for name in runs if name.startswith(f"{guarantee}.worker")]:
@@ -85,27 +93,12 @@ class Goals:
         if f"{plain}-samples" in runs:
             self.figures[f"{case}.{plain}-samples_over_worker.cpu"] = cpu_ratios(runs, f"{plain}-samples", plain)
         if len(self._options.guarantees) == 2:
-            ratios = throughput_ratios(runs, plain, "at_least_once.worker")
-            self.figures[f"{case}.exactly_over_at_least_once.throughput"] = ratios
+            self.figures[f"{case}.worker.exactly_once_over_at_least_once.throughput"] = throughput_ratios(
+                runs, plain, "at_least_once.worker"
+            )
 
 
-def cost_lines(figures: Figures) -> list[str]:
-    """What 10^9 events cost, by case: core hours, and hours of one worker process that is never idle."""
-    lines = [
-        "| a thousand million events | CPU s per million | core hours | hours of one worker |",
-        "|---|---|---|---|",
-    ]
-    for name, values in figures.items():
-        entry, _, figure = name.rpartition(".")
-        if figure != "cpu_s_per_million":
-            continue
-        cpu_s = statistics.median(values)
-        rate = statistics.median(figures[f"{entry}.events_per_s"])
-        lines.append(f"| {entry} | {number(cpu_s)} | {number(cpu_s * 1000 / 3600)} | {number(1e9 / rate / 3600)} |")
-    return lines
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench goals", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,9 +113,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--slowed", type=float, metavar="MICROSECONDS", help="make the worker so much slower an event; keeps no results"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka, LocalRedis() as redis:
         figures = Goals(Bench(kafka.bootstrap, Path(folder)), redis.url, options).run()
-    for line in [*table(figures), "", *cost_lines(figures)]:
-        say(line)
+    report(figures)
     return verdict(figures, kept=not (options.dry or options.slowed))

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 TICK_S = 0.05
 SHORTEST_S = 0.2
+STOP_S = 60.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -117,8 +118,7 @@ def work_off(
             peak = max(peak, memory)
             time.sleep(TICK_S)
     finally:
-        process.terminate()
-        process.wait(60)
+        end(process)
     events = min(events, samples[-1][1])
     first = next(sample for sample in samples if sample[1] >= 0.1 * events)
     last = next(sample for sample in samples if sample[1] >= 0.95 * events)
@@ -131,3 +131,14 @@ def work_off(
         peak_mib=peak,
         idle_mib=idle,
     )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL when that is not enough. Raises: subprocess.TimeoutExpired, after the latter."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise

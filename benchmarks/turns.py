@@ -5,32 +5,21 @@ Within a round everybody has one run; the order is turned around from round to r
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Contender, Guarantee
 from benchmarks.measure import Throughput
-from benchmarks.results import say
+from benchmarks.results import bounds, number, say, table
 from benchmarks.workloads import Workload
 
 Runs = dict[str, list[Throughput]]
 """By name of the entry, one a round."""
 Figures = dict[str, list[float]]
 """By name, one value a round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A contender, and what it has to give."""
-
-    contender: Contender
-    guarantee: Guarantee
-
-    @property
-    def name(self) -> str:
-        return f"{self.guarantee}.{self.contender.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,23 +35,44 @@ class Topic:
     events: int
     flow_s: float
 
-    def run(self, bench: Bench, entry: Entry) -> Throughput:
-        """One run of a contender."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A contender, what it has to give, and the topic that it works off."""
+
+    contender: Contender
+    guarantee: Guarantee
+    topic: Topic
+
+    @property
+    def name(self) -> str:
+        """In figures."""
+        return f"{self.guarantee}.{self.contender.name}"
+
+    def run(self, bench: Bench) -> Throughput:
+        """One run."""
+        topic = self.topic
         return bench.work_off(
-            entry.contender, self.workload, self.name, entry.guarantee, self.events, flow_s=self.flow_s
+            self.contender, topic.workload, topic.name, self.guarantee, topic.events, flow_s=topic.flow_s
         )
 
 
-def take_turns(bench: Bench, topic: Topic, entries: Sequence[Entry], rounds: int) -> Runs:
+def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int) -> Runs:
     """Run everybody once a round and say what came out, after a run of the first one that does not count."""
-    topic.run(bench, entries[0])
+    warm(bench, entries[:1])
     runs: Runs = defaultdict(list)
     for number in range(rounds):
         for entry in entries if number % 2 == 0 else reversed(entries):
-            found = topic.run(bench, entry)
+            found = entry.run(bench)
             runs[entry.name].append(found)
-            say(f"{topic.workload.case:12} {number + 1} {entry.name:36} {row(found)}")
+            say(f"{entry.topic.name:24} {number + 1} {entry.name:28} {row(found)}")
     return runs
+
+
+def warm(bench: Bench, entries: Sequence[Entry]) -> None:
+    """Run without counting: a broker that was just started is several times slower until its JVM has compiled."""
+    for entry in entries:
+        entry.run(bench)
 
 
 def row(run: Throughput) -> str:
@@ -70,10 +80,13 @@ def row(run: Throughput) -> str:
     return f"{run.events_per_s:9,.0f} ev/s {run.cpu_s_per_million:7.2f} CPU s per million {run.peak_mib:5.0f} MiB"
 
 
-def warm(bench: Bench, topic: Topic, entries: Iterable[Entry]) -> None:
-    """Run without counting: a broker that was just started is several times slower until its JVM has compiled."""
-    for entry in entries:
-        topic.run(bench, entry)
+def speeds(case: str, runs: Runs) -> Figures:
+    """Events a second and CPU of every entry."""
+    figures: Figures = {}
+    for name, found in runs.items():
+        figures[f"{case}.{name}.events_per_s"] = [run.events_per_s for run in found]
+        figures[f"{case}.{name}.cpu_s_per_million"] = [run.cpu_s_per_million for run in found]
+    return figures
 
 
 def cpu_ratios(runs: Runs, of: str, over: str) -> list[float]:
@@ -84,3 +97,24 @@ def cpu_ratios(runs: Runs, of: str, over: str) -> list[float]:
 def throughput_ratios(runs: Runs, of: str, over: str) -> list[float]:
     """Events a second of one entry over those of another, round by round."""
     return [a.events_per_s / b.events_per_s for a, b in zip(runs[of], runs[over], strict=True)]
+
+
+def report(figures: Figures) -> None:
+    """Two tables in Markdown: ratios (and whatever has a bound), and what entries do and cost."""
+    known = bounds()
+    compared = {name: values for name, values in figures.items() if "_over_" in name or name in known}
+    for line in [*table(compared), "", *costs(figures)]:
+        say(line)
+
+
+def costs(figures: Figures) -> list[str]:
+    """Medians: speed, and what 10^9 events cost in core hours and in hours of one process that is never idle."""
+    lines = ["| case | events/s | CPU s per million | core hours per 10^9 | hours per 10^9 |", "|---|---|---|---|---|"]
+    for name, values in figures.items():
+        entry, _, figure = name.rpartition(".")
+        if figure == "cpu_s_per_million":
+            cpu_s = statistics.median(values)
+            rate = statistics.median(figures[f"{entry}.events_per_s"])
+            cells = [number(cpu_s), number(cpu_s * 1000 / 3600), number(1e9 / rate / 3600)]
+            lines.append(f"| {entry} | {rate:,.0f} | {' | '.join(cells)} |")
+    return lines
