@@ -23,19 +23,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Contender, Guarantee, HandWritten, Job, Worker
 from benchmarks.measure import OutputCounter
-from benchmarks.open_loop import read_apart, send_apart, sender, vector_of
+from benchmarks.open_loop import Arrived, Sent, read_apart, send_apart, sender, vector_of
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS
 from streamserve.demo.local_kafka import LocalKafka
@@ -89,42 +89,59 @@ class OpenLoop:
         self, command: list[str] | None, job: Job, *, rate: int, seconds: float, partitions: int = PARTITIONS
     ) -> Latency:
         """Latency of `command` at `rate` for `seconds`, after a warm-up; of Kafka alone without one."""
+        whole_s = WARM_S + seconds
         if command is None:
-            return self._run(job, job.topic, rate, seconds, partitions)
+            running = self.start(job, job.topic, rate=rate, seconds=whole_s, partitions=partitions)
+            return summary(running, rate, seconds)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             until_ready(job, partitions)
-            return self._run(job, job.output, rate, seconds, partitions)
+            running = self.start(job, job.output, rate=rate, seconds=whole_s, partitions=partitions)
+            return summary(running, rate, seconds)
         finally:
             process.terminate()
             process.wait(60)
 
-    def _run(self, job: Job, read: str, rate: int, seconds: float, partitions: int) -> Latency:
+    def start(self, job: Job, read: str, *, rate: int, seconds: float, partitions: int = PARTITIONS) -> Running:
+        """Begin to send to the job's topic in a second from now, and to read a topic."""
         at_ns = time.time_ns() + int(READY_S * 1e9)
-        whole_s = WARM_S + seconds
-        until_ns = at_ns + int((whole_s + DRAIN_S) * 1e9)
-        events = int(rate * whole_s)
+        until_ns = at_ns + int((seconds + DRAIN_S) * 1e9)
+        events = int(rate * seconds)
         arriving = self._pool.submit(read_apart, job.bootstrap, read, partitions, at_ns, events, until_ns)
         vector = vector_of(job.workload)
-        sent = self._pool.submit(
-            send_apart, job.bootstrap, job.topic, partitions, rate, whole_s, vector, at_ns
-        ).result()
-        arrived = arriving.result()
-        from_ns = at_ns + WARM_S * 1e9
-        wanted = int(rate * seconds)
-        latency_ms = arrived.latency_ms(from_ns)
-        lost = max(0, wanted - len(latency_ms))
-        p50, p95, p99 = np.percentile([*latency_ms, *[np.inf] * lost], PERCENTILES, method="lower")
-        return Latency(
-            events=wanted,
-            lost=lost,
-            p50_ms=float(p50),
-            p95_ms=float(p95),
-            p99_ms=float(p99),
-            late_p99_ms=float(np.percentile(sent.late_ns[-wanted:] / 1e6, 99)),
-            sender_cpu=sent.cpu_share,
-            reader_cpu=arrived.cpu_share,
-        )
+        sending = self._pool.submit(send_apart, job.bootstrap, job.topic, partitions, rate, seconds, vector, at_ns)
+        return Running(at_ns, sending, arriving)
+
+
+class Running(NamedTuple):
+    """A run under way: when its first event is due, and what is to come of it."""
+
+    at_ns: int
+    sending: Future[Sent]
+    arriving: Future[Arrived]
+
+    def result(self) -> tuple[Sent, Arrived]:
+        """Wait for the end."""
+        return self.sending.result(), self.arriving.result()
+
+
+def summary(running: Running, rate: int, seconds: float) -> Latency:
+    """Of the last `seconds` of a run, once it is over."""
+    sent, arrived = running.result()
+    wanted = int(rate * seconds)
+    latency_ms = arrived.latency_ms(running.at_ns + (sent.events - wanted) * 1e9 / rate)
+    lost = max(0, wanted - len(latency_ms))
+    p50, p95, p99 = np.percentile([*latency_ms, *[np.inf] * lost], PERCENTILES, method="lower")
+    return Latency(
+        events=wanted,
+        lost=lost,
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        late_p99_ms=float(np.percentile(sent.late_ns[-wanted:] / 1e6, 99)),
+        sender_cpu=sent.cpu_share,
+        reader_cpu=arrived.cpu_share,
+    )
 
 
 def until_ready(job: Job, partitions: int) -> None:
@@ -237,9 +254,9 @@ class Case:
                     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
-    parser = argparse.ArgumentParser(prog="benchmarks.latency", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench latency", description=__doc__)
     parser.add_argument("--guarantees", nargs="+", default=["exactly_once", "at_least_once"])
     parser.add_argument("--rates", nargs="*", type=int, default=[200, 2000, 20000], help="events a second")
     parser.add_argument("--shares", nargs="*", default=list(SHARES), choices=list(SHARES), help="of the capacity")
@@ -251,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka, OpenLoop() as loop:
         case = Case(Bench(kafka.bootstrap, Path(folder)), loop, options)
         case.run()
-    return 0 if options.dry else verdict(case.figures)
+    return verdict(case.figures, kept=not options.dry)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

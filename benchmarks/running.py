@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,12 +21,13 @@ class Slot:
         config: `streamserve.yaml`.
         folder: where it is written.
         name: of the slot.
+        module: what is run, with its own arguments before the slot's.
     """
 
-    def __init__(self, config: str, folder: Path, name: str) -> None:
+    def __init__(self, config: str, folder: Path, name: str, module: Sequence[str] = ("streamserve.slot",)) -> None:
         path = folder / f"{name}.yaml"
         path.write_text(config)
-        self._command = [sys.executable, "-m", "streamserve.slot", "--config", str(path), "--slot-name", name]
+        self._command = [sys.executable, "-m", *module, "--config", str(path), "--slot-name", name]
         self._log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
