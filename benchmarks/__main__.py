@@ -15,6 +15,7 @@ CASES = {
     "latency": ("benchmarks.latency", "latency at fixed rates, beside the Kafka round trip"),
     "rebalance": ("benchmarks.rebalance", "latency of the partitions that stay while a worker joins"),
     "memory": ("benchmarks.memory", "memory under a backlog, and over many events"),
+    "scale": ("benchmarks.scale", "worker processes, 256 partitions, 64 topics, batch sizes"),
     "stages": ("benchmarks.stages", "microseconds an event of every stage"),
 }
 USUAL = ("goals", "latency", "memory")
