@@ -41,6 +41,11 @@ class Bench:
     def fill(self, topic: str, events: Iterable[bytes], partitions: int = PARTITIONS) -> None:
         """Make a topic of these events; 1,000 keys, partition by partition in turn."""
         self.create(topic, partitions=partitions)
+        self.append(topic, events)
+
+    def append(self, topic: str, events: Iterable[bytes]) -> None:
+        """Add events to a topic, as `fill` does."""
+        partitions = self._partitions[topic]
         producer = Producer(
             {"bootstrap.servers": self.bootstrap, "queue.buffering.max.messages": 2_000_000, "compression.type": "lz4"}
         )
@@ -94,15 +99,19 @@ class Bench:
 
     def _share_of_events(self, job: Job, offsets: int) -> float:
         """The share of predictions among the offsets of the output; the others are transactions' control records."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": job.name})
-        partitions = [TopicPartition(job.topic, number) for number in range(self._partitions[job.topic])]
-        try:
-            events = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
-        finally:
-            consumer.close()
+        events = self.committed(job)
         if not 0.5 * offsets < events <= offsets:
             raise RuntimeError(f"{job.name} committed {events} events and wrote {offsets} offsets")
         return events / offsets
+
+    def committed(self, job: Job) -> int:
+        """How many events of its topic the job's group has committed."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": job.name})
+        partitions = [TopicPartition(job.topic, number) for number in range(self._partitions[job.topic])]
+        try:
+            return sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
+        finally:
+            consumer.close()
 
     def delete(self, topic: str) -> None:
         """Remove a topic, so that its disk space is free."""
