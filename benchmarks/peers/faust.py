@@ -1,10 +1,24 @@
+"""Faust (faust-streaming): `apps/faust_app.py`, an agent that takes micro-batches of at most 512 events.
+
+`take_events` gives key, partition and offset with each value; values are decoded and encoded with msgspec, and a batch
+is acknowledged when all its predictions are delivered. Its compiled extensions are used; lz4, a linger of 5 ms, a
+commit every second, no web server, no leader topic, a buffer of several
+batches.
+
+Only at least once. `processing_guarantee="exactly_once"` starts and scores right, but its predictions are in no
+transaction: a record is sent in one only if the consumer knows partitions of the topic it goes to
+(`faust/transport/consumer.py`, `TransactionManager.send`; `drivers/aiokafka.py`, `key_partition`), and it knows only
+the topics that it reads. Besides, a batch is acknowledged as a whole while a timer commits.
+"""
+
 from __future__ import annotations
 
-from benchmarks.contenders import Guarantee
 from benchmarks.peers.environment import PythonPeer
 
 
 class Faust(PythonPeer):
+    """`benchmarks.peers.Peer`."""
+
     name = "faust"
-    guarantees: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
+    largest: int | None = 60_000
     packages = ("faust-streaming", "aiokafka", "onnxruntime", "msgspec")

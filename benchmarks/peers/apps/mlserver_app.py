@@ -47,7 +47,7 @@ async def serve(options: argparse.Namespace) -> None:
         kafka.AIOKafkaConsumer, auto_offset_reset="earliest", group_id=options.group
     )
     kafka.AIOKafkaProducer = functools.partial(
-        kafka.AIOKafkaProducer, linger_ms=5, compression_type="lz4", enable_idempotence=True
+        kafka.AIOKafkaProducer, linger_ms=5, compression_type="lz4", max_batch_size=1 << 20
     )
     server = MLServer(
         Settings(

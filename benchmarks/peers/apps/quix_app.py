@@ -34,7 +34,7 @@ def main() -> None:
         options.output, key_serializer=BytesSerializer(), value_serializer=JSONSerializer(dumps=scoring.encode)
     )
 
-    def score(event: scoring.Event, key: bytes, timestamp: int, headers: object) -> scoring.Prediction:
+    def score(event: scoring.Event, _key: bytes, timestamp: int, _headers: object) -> scoring.Prediction:
         context = message_context()
         return model.prediction(
             event,
