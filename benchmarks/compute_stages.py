@@ -19,10 +19,12 @@ from benchmarks.stage import BATCH, Case, Run
 from streamserve.batch import EventBatch, ModelIdentity, PredictionBatch, RecordBatch, SampleBatch
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
-from streamserve.codecs.json import WideJsonDecoder
+from streamserve.codecs.json import JsonReader
 from streamserve.codecs.layout import EventLayout
+from streamserve.codecs.msgpack import MsgpackReader
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.codecs.typed import TypedDecoder
+from streamserve.codecs.wide import WideDecoder
 from streamserve.composition.models import ModelBuilder, load_engine, resolve_model
 from streamserve.config.settings import OutputSettings, PipelineSettings
 from streamserve.drift.sampler import SampledVersion, Sampler
@@ -76,15 +78,20 @@ def _decoded(name: str, features: Any, rows: list[dict[str, Any]]) -> Iterator[C
 
 
 def crossover(draw: random.Random) -> Iterator[Case]:
-    """JSON vectors by width in each of the two decoders: where `WIDE_SIZE` of `streamserve/codecs/json.py` is from."""
-    for width in (16, 32, 40, 48, 64, 128):
-        records = record_batch([orjson.dumps(event) for event in vectors(BATCH, width, draw)])
+    """Vectors by width, typed and wide: where the `WIDE_SIZE` of `codecs/json.py` and `codecs/msgpack.py` are from."""
+    for width in (8, 16, 24, 32, 40, 48, 64, 128):
         layout = EventLayout.of(settings({"field": "x", "size": width}, id="id"))
-        decode = msgspec.json.Decoder(layout.struct_type()).decode
-        typed = TypedDecoder(layout, decode, format="JSON", max_record_bytes=MAX_BYTES)
-        wide = WideJsonDecoder(layout, typed, max_record_bytes=MAX_BYTES)
-        yield Case(f"msgspec, {width} numbers", _bound(typed.decode, records))
-        yield Case(f"simdjson, {width} numbers", _bound(wide.decode, records))
+        rows = vectors(BATCH, width, draw)
+        for kind, library, encoded, reader in (
+            ("JSON", msgspec.json, orjson.dumps, JsonReader),
+            ("MessagePack", msgspec.msgpack, msgspec.msgpack.encode, MsgpackReader),
+        ):
+            records = record_batch([encoded(row) for row in rows])
+            decode = library.Decoder(layout.struct_type()).decode
+            typed = TypedDecoder(layout, decode, format=kind, max_record_bytes=MAX_BYTES)
+            wide = WideDecoder(layout, reader(layout, max_record_bytes=MAX_BYTES), typed)
+            yield Case(f"{kind}, {width} numbers, typed", _bound(typed.decode, records))
+            yield Case(f"{kind}, {width} numbers, wide", _bound(wide.decode, records))
 
 
 def encode(draw: random.Random) -> Iterator[Case]:

@@ -13,6 +13,7 @@ where it is missing. A NaN that was *sent* is no missing value: it is rejected h
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple, cast
@@ -20,7 +21,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from streamserve.batch import F32, F64, Column, EventBatch, Reason, RecordBatch, Reject, Tensor
-from streamserve.codecs.layout import EVENT_TIME_MAX_MS, EVENT_TIME_MIN_MS, EventLayout
+from streamserve.codecs.layout import EVENT_TIME_MAX_MS, EVENT_TIME_MIN_MS, FLOAT_DTYPES, EventLayout
 from streamserve.columns import ragged
 from streamserve.config.settings import VectorSettings
 
@@ -57,6 +58,7 @@ def assemble(
     if layout.vector is not None:
         vectors = cast("Sequence[list[float] | None]", columns[0])
         fields[layout.vector.field] = vector_column(layout.vector, vectors)
+    floats = iter(_float_columns([columns[position] for position in layout.floats]) if layout.floats else ())
     for position, feature in enumerate(layout.features):
         column = columns[position]
         if feature.sequence is not None:
@@ -64,8 +66,8 @@ def assemble(
             fields[feature.name] = sequence_column(feature.dtype, sequences)
         elif feature.dtype == "string":
             fields[feature.name] = cast("list[str | None]", list(column))
-        elif feature.dtype in {"float32", "float64"}:
-            fields[feature.name] = _float_column(column)
+        elif feature.dtype in FLOAT_DTYPES:
+            fields[feature.name] = next(floats)
         else:
             fields[feature.name] = _integer_column(column)
     return event_batch(
@@ -140,20 +142,13 @@ def problem(layout: EventLayout, row: Row) -> Trouble | None:
 
 def vector_column(spec: VectorSettings, vectors: Sequence[list[float] | None]) -> F32 | F64:
     """The vectors as one array[m, size] in the feature's dtype. Raises: Unfit."""
-    if None in vectors:
-        raise Unfit
-    present = cast("Sequence[list[float]]", vectors)
-    if any(length != spec.size for length in set(map(len, present))):
-        raise Unfit
-    count = len(present) * spec.size
-    block = np.fromiter(chain.from_iterable(present), np.float64, count).reshape(len(present), spec.size)
-    if spec.dtype == "float64":
-        return block
+    pack = struct.Struct(f"={spec.size}{'f' if spec.dtype == 'float32' else 'd'}").pack
     try:
-        with np.errstate(over="raise", invalid="ignore"):
-            return block.astype(np.float32)
-    except FloatingPointError as error:
+        packed = bytearray().join([pack(*vector) for vector in cast("Sequence[list[float]]", vectors)])
+    except (struct.error, TypeError, OverflowError) as error:  # another length, None, beyond float32
         raise Unfit from error
+    block: F32 | F64 = np.frombuffer(packed, spec.dtype).reshape(-1, spec.size)
+    return block
 
 
 def vector_problem(spec: VectorSettings, vector: list[float] | None) -> Trouble | None:
@@ -188,12 +183,19 @@ def sequence_column(dtype: str, sequences: Sequence[list[object] | None]) -> Ten
     return column
 
 
-def _float_column(column: Sequence[object]) -> F64:
-    array = np.fromiter(cast("Sequence[float]", column), np.float64, len(column))
-    missing = np.isnan(array)
-    if missing.any() and int(missing.sum()) != column.count(None):
+def _float_columns(columns: Sequence[Sequence[object]]) -> F64:
+    """Columns of floats as float64[k, m], NaN where None was. Raises: Unfit for a NaN that was sent."""
+    count = sum(map(len, columns))
+    numbers = cast("Iterator[float]", chain.from_iterable(columns))
+    try:
+        block: F64 = np.frombuffer(bytearray(struct.pack(f"{count}d", *numbers)))
+    except struct.error:  # None
+        numbers = cast("Iterator[float]", chain.from_iterable(columns))
+        block = np.fromiter(numbers, np.float64, count)
+    missing = np.isnan(block)
+    if missing.any() and int(missing.sum()) != sum(column.count(None) for column in columns):
         raise Unfit
-    return array
+    return block.reshape(len(columns), -1)
 
 
 def _integer_column(column: Sequence[object]) -> Tensor:

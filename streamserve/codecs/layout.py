@@ -40,6 +40,7 @@ SEQUENCE_TYPES: dict[str, object] = {
     "string": list[str] | None,
 }
 """Wire type per dtype of a sequence."""
+FLOAT_DTYPES = frozenset({"float32", "float64"})
 TEXT = str | Int64 | None
 """An id or entity key: text, or an integer whose decimal digits are the text."""
 
@@ -52,6 +53,7 @@ class EventLayout:
         names: field names in the event, each once.
         types: the msgspec type of each.
         features: name and dtype of each flat feature; they are the first fields. Empty with a vector.
+        floats: positions of the flat features of float types.
         vector: the vector field, which then is the first field.
         id, key, event_time: position in `names` of the fields with these roles; None takes the record's own.
     """
@@ -59,6 +61,7 @@ class EventLayout:
     names: tuple[str, ...]
     types: tuple[object, ...]
     features: tuple[FeatureSettings, ...]
+    floats: tuple[int, ...]
     vector: VectorSettings | None
     id: int | None
     key: int | None
@@ -96,6 +99,7 @@ class EventLayout:
             names=names,
             types=tuple(fields.values()),
             features=features,
+            floats=tuple(i for i, each in enumerate(features) if each.sequence is None and each.dtype in FLOAT_DTYPES),
             vector=vector,
             id=None if settings.input.id is None else role_of[settings.input.id],
             key=None if settings.input.key is None else role_of[settings.input.key],

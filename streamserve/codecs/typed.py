@@ -20,6 +20,8 @@ from streamserve.codecs.layout import EventLayout
 
 _AT_FIELD = re.compile(r"^(?P<what>.*) - at `\$\.(?P<path>.*)`$", re.DOTALL)
 _DETAIL_CHARACTERS = 300
+FEW_FIELDS = 4
+"""Up to so many fields, columns are read field by field; of 17 fields, reading by row takes a third of the time."""
 
 
 class TypedDecoder:
@@ -43,7 +45,7 @@ class TypedDecoder:
         describe: Callable[[bytes], str] = lambda _: "",
     ) -> None:
         self._layout = layout
-        self._fields = [attrgetter(f"field_{number}") for number in range(len(layout.names))]
+        self._columns = _by_field(len(layout.names)) if len(layout.names) <= FEW_FIELDS else _by_row
         self._decode = decode
         self._format = format
         self._max_record_bytes = max_record_bytes
@@ -56,8 +58,7 @@ class TypedDecoder:
             if values and max(map(len, values)) > self._max_record_bytes:
                 raise Unfit
             events = [decode(value) for value in values]
-            columns = [list(map(field, events)) for field in self._fields]
-            return assemble(self._layout, records, list(range(len(values))), columns), []
+            return assemble(self._layout, records, list(range(len(values))), self._columns(events)), []
         except Exception:
             # Whatever it was (a null value, bad bytes, a bad row), the pass below names the row and the
             # reason.
@@ -93,7 +94,7 @@ class TypedDecoder:
             else:
                 kept.append(i)
                 rows.append(row)
-        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._fields)
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._layout.names)
         return assemble(self._layout, records, kept, columns), rejects
 
     def _misfit(self, message: str) -> Trouble:
@@ -106,6 +107,17 @@ class TypedDecoder:
         what = found["what"][:1].lower() + found["what"][1:]
         is_feature = self._layout.vector is not None or any(f.name == name for f in self._layout.features)
         return Trouble("schema", f"{path}: {what}"[:_DETAIL_CHARACTERS], name if is_feature else "")
+
+
+def _by_field(count: int) -> Callable[[list[msgspec.Struct]], list[list[object]]]:
+    """Columns of events, one pass a field."""
+    fields = [attrgetter(f"field_{number}") for number in range(count)]
+    return lambda events: [list(map(field, events)) for field in fields]
+
+
+def _by_row(events: list[msgspec.Struct]) -> list[tuple[object, ...]]:
+    """Columns of events, one pass of all."""
+    return list(zip(*map(msgspec.structs.astuple, events), strict=True))
 
 
 def unreadable(value: bytes | None, max_record_bytes: int) -> Trouble | None:

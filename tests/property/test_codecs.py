@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 
 import msgspec
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from streamserve.batch import EventBatch, ModelIdentity, PredictionBatch
 from streamserve.codecs import build_decoder
-from streamserve.codecs.json import WideJsonDecoder
+from streamserve.codecs.json import JsonReader
 from streamserve.codecs.layout import EventLayout
+from streamserve.codecs.msgpack import MsgpackReader
 from streamserve.codecs.prediction import JsonPredictionEncoder
 from streamserve.codecs.typed import TypedDecoder
+from streamserve.codecs.wide import WideDecoder
 from streamserve.config.settings import OutputSettings
 from streamserve.enrich import FeatureEnricher
 from streamserve.ports import Signature, TensorSpec
@@ -94,7 +97,7 @@ WIDE_LAYOUT = EventLayout.of(settings({"field": "v", "size": SIZE}, id="id", eve
 TYPED = TypedDecoder(
     WIDE_LAYOUT, msgspec.json.Decoder(WIDE_LAYOUT.struct_type()).decode, format="JSON", max_record_bytes=300
 )
-WIDE = WideJsonDecoder(WIDE_LAYOUT, TYPED, max_record_bytes=300)
+WIDE = WideDecoder(WIDE_LAYOUT, JsonReader(WIDE_LAYOUT, max_record_bytes=300), TYPED)
 
 number_texts = st.one_of(
     st.floats(allow_nan=True).map(lambda x: "NaN" if math.isnan(x) else repr(x)),
@@ -159,9 +162,9 @@ usual = st.tuples(vectors, texts, texts, st.integers(0, 10**13)).map(
 )
 
 
-def assert_agree(values):
-    events, rejects = WIDE.decode(batch(values))
-    expected, expected_rejects = TYPED.decode(batch(values))
+def assert_agree(values, wide=WIDE, typed=TYPED):
+    events, rejects = wide.decode(batch(values))
+    expected, expected_rejects = typed.decode(batch(values))
     assert sorted(rejects, key=lambda r: r.row) == expected_rejects
     assert (events.row, events.id, events.entity, events.event_time_ms) == (
         expected.row,
@@ -169,8 +172,13 @@ def assert_agree(values):
         expected.entity,
         expected.event_time_ms,
     )
-    assert events.fields["v"].tobytes() == expected.fields["v"].tobytes()
+    assert bits(events.fields["v"]) == bits(expected.fields["v"])
     assert events.fields["v"].dtype == expected.fields["v"].dtype
+
+
+def bits(numbers):
+    """All bits of an array, but for what a NaN holds."""
+    return np.where(np.isnan(numbers), np.nan, numbers).tobytes()
 
 
 def text_of(pairs, space=""):
@@ -210,6 +218,92 @@ def test_wide_and_narrow_json_agree(objects, space):
 @example([b'{"v":[-0,-0.0,1e-400],"id":-0,"k":"b","t":-0}'])
 def test_wide_and_narrow_json_agree_on_damaged_bytes(values):
     assert_agree(values)
+
+
+def packed_decoders(dtype):
+    layout = EventLayout.of(settings({"field": "v", "size": SIZE, "dtype": dtype}, id="id", event_time="t", key="k"))
+    decode = msgspec.msgpack.Decoder(layout.struct_type()).decode
+    typed = TypedDecoder(layout, decode, format="MessagePack", max_record_bytes=300)
+    return WideDecoder(layout, MsgpackReader(layout, max_record_bytes=300), typed), typed
+
+
+PACKED = {dtype: packed_decoders(dtype) for dtype in ("float32", "float64")}
+
+
+class Single(float):
+    """A number that is packed as a float of 4 bytes."""
+
+
+def pack(value):
+    """MessagePack of a value, in which a map is a list of pairs in braces: keys may come twice."""
+    if isinstance(value, Single):
+        return b"\xca" + struct.pack(">f", value)
+    if isinstance(value, list):
+        return bytes([0x90 | len(value)]) + b"".join(map(pack, value))
+    if isinstance(value, tuple):
+        return bytes([0x80 | len(value)]) + b"".join(pack(key) + pack(inner) for key, inner in value)
+    if isinstance(value, bytes):
+        return value
+    return msgspec.msgpack.encode(value)
+
+
+doubles = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e39, -1e39, 3.4028235677973366e38, 5e-324]))
+singles = st.floats(width=32).map(Single)
+whole = st.integers(-(2**63), 2**64 - 1)
+packed_vectors = st.one_of(
+    st.lists(doubles, min_size=SIZE, max_size=SIZE),
+    st.lists(singles, min_size=SIZE, max_size=SIZE),
+    st.lists(st.one_of(doubles, st.integers(2**32, 2**64 - 1)), min_size=SIZE, max_size=SIZE),  # of one size
+    st.lists(st.one_of(singles, st.integers(2**16, 2**32 - 1)), min_size=SIZE, max_size=SIZE),
+    st.lists(st.one_of(doubles, singles, whole, st.none(), st.booleans()), max_size=SIZE + 1),
+)
+packed_values = st.one_of(
+    st.text(max_size=3),
+    whole,
+    doubles,
+    st.none(),
+    st.binary(max_size=4).map(lambda inner: b"\xc4" + bytes([len(inner)]) + inner),
+    packed_vectors,
+    st.lists(st.tuples(st.just("v"), packed_vectors), max_size=2).map(tuple),
+)
+packed_names = st.sampled_from(["v", "id", "k", "t", "other", b"\xd9\x01v", b"\xc4\x01v", 1])
+packed_usual = st.tuples(
+    st.tuples(st.just("v"), packed_vectors),
+    st.tuples(st.just("id"), st.one_of(st.text(max_size=3), whole)),
+    st.tuples(st.just("k"), st.one_of(st.text(max_size=3), whole)),
+    st.tuples(st.just("t"), st.integers(-(10**14), 10**15)),
+)
+packed_events = st.one_of(
+    packed_usual.flatmap(st.permutations),
+    st.tuples(packed_usual, st.lists(st.tuples(packed_names, packed_values), max_size=3)).flatmap(
+        lambda parts: st.permutations([*parts[0], *parts[1]])
+    ),
+    st.lists(st.tuples(packed_names, packed_values), max_size=6),
+).map(lambda pairs: pack(tuple(pairs)))
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+@given(drawn=st.lists(packed_events, max_size=4))
+def test_wide_and_narrow_message_pack_agree(dtype, drawn):
+    assert_agree(drawn, *PACKED[dtype])
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+@given(
+    drawn=st.lists(
+        st.one_of(
+            st.none(),
+            st.binary(max_size=30),
+            st.tuples(packed_events, st.integers(0, 80), st.integers(0, 80), st.binary(max_size=3)).map(
+                lambda t: t[0][: t[1]] + t[3] + t[0][t[1] + t[2] % 3 :]
+            ),
+            st.tuples(packed_events, st.integers(0, 80)).map(lambda t: t[0][: t[1]]),
+        ),
+        max_size=4,
+    )
+)
+def test_wide_and_narrow_message_pack_agree_on_damaged_bytes(dtype, drawn):
+    assert_agree(drawn, *PACKED[dtype])
 
 
 @given(

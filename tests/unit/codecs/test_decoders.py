@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from streamserve.codecs import build_decoder
+from streamserve.codecs.json import JsonReader
+from streamserve.codecs.layout import EventLayout
+from streamserve.codecs.msgpack import MsgpackReader
 from streamserve.errors import ConfigError
 from tests.records import batch, settings
 
@@ -133,3 +136,22 @@ def test_all_conflicts_are_told_at_once():
     with pytest.raises(ConfigError) as error:
         build_decoder(settings([{"name": "f"}], id="f", event_time="f"))
     assert len(error.value.problems) == 2
+
+
+def single(row):
+    """MessagePack of an event whose numbers have 4 bytes, as some producers send them."""
+    numbers = b"".join(b"\xca" + np.float32(x).astype(">f4").tobytes() for x in row["v"])
+    return b"\x83\xa5other\xc0\xa1v\xdc\x00\x40" + numbers + b"\xa2id" + msgspec.msgpack.encode(row["id"])
+
+
+@pytest.mark.parametrize(
+    ("make", "encode"),
+    [(JsonReader, msgspec.json.encode), (MsgpackReader, msgspec.msgpack.encode), (MsgpackReader, single)],
+)
+def test_usual_events_with_a_wide_vector_need_no_typed_decoder(make, encode):
+    layout = EventLayout.of(settings({"field": "v", "size": 64}, id="id"))
+    rows = [{"id": f"e{i}", "v": [i + 0.5] * 64, "extra": i} for i in range(5)]
+    ids: list[object] = [None] * 5
+    found = make(layout, max_record_bytes=10_000).read([encode(row) for row in rows], range(1, 4), [ids])
+    assert [packed.rows for packed in found if packed.rows] == [[1, 2, 3]]
+    assert ids == [None, "e1", "e2", "e3", None]
