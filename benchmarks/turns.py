@@ -61,11 +61,11 @@ def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int) -> Runs:
     """Run everybody once a round and say what came out, after a run of the first one that does not count."""
     warm(bench, entries[:1])
     runs: Runs = defaultdict(list)
-    for number in range(rounds):
-        for entry in entries if number % 2 == 0 else reversed(entries):
+    for turn in range(rounds):
+        for entry in entries if turn % 2 == 0 else reversed(entries):
             found = entry.run(bench)
             runs[entry.name].append(found)
-            say(f"{entry.topic.name:24} {number + 1} {entry.name:28} {row(found)}")
+            say(f"{entry.topic.name:24} {turn + 1} {entry.name:28} {row(found)}")
     return runs
 
 
