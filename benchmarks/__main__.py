@@ -1,6 +1,6 @@
 """`scripts/bench [CASE] [options]`: the cases by name, each a module with a `main` that takes its options.
 
-Without a name: the goals, latency and memory, about half an hour. Ends with 3 when a bound falls.
+Without a name: the goals, latency and memory under a backlog, about half an hour. Ends with 3 when a bound falls.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ CASES = {
     "peers": ("benchmarks.peers.table", "other libraries on the same topic with the same model"),
     "latency": ("benchmarks.latency", "latency at fixed rates, beside the Kafka round trip"),
     "rebalance": ("benchmarks.rebalance", "latency of the partitions that stay while a worker joins"),
+    "scale": ("benchmarks.scale", "worker processes, 256 partitions, many small topics, batch sizes"),
     "memory": ("benchmarks.memory", "memory under a backlog, and over many events"),
     "scale": ("benchmarks.scale", "worker processes, 256 partitions, 64 topics, batch sizes"),
     "stages": ("benchmarks.stages", "microseconds an event of every stage"),
 }
-USUAL = ("goals", "latency", "memory")
+USUAL = {"goals": [], "latency": [], "memory": ["--millions", "0"]}
+"""What runs without a name, with its options: of memory the backlog alone."""
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int:
         status: int = import_module(CASES[name][0]).main(options)
         return status
     if name == "":
-        return max(import_module(CASES[usual][0]).main([]) for usual in USUAL)
+        return max(import_module(CASES[usual][0]).main(few) for usual, few in USUAL.items())
     width = max(map(len, CASES))
     print(__doc__, *(f"{case:{width}}  {text}" for case, (_, text) in CASES.items()), sep="\n")
     print("\nOptions of a case: scripts/bench CASE --help")
