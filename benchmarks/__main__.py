@@ -14,7 +14,6 @@ CASES = {
     "peers": ("benchmarks.peers.table", "other libraries on the same topic with the same model"),
     "latency": ("benchmarks.latency", "latency at fixed rates, beside the Kafka round trip"),
     "rebalance": ("benchmarks.rebalance", "latency of the partitions that stay while a worker joins"),
-    "scale": ("benchmarks.scale", "worker processes, 256 partitions, many small topics, batch sizes"),
     "memory": ("benchmarks.memory", "memory under a backlog, and over many events"),
     "scale": ("benchmarks.scale", "worker processes, 256 partitions, 64 topics, batch sizes"),
     "stages": ("benchmarks.stages", "microseconds an event of every stage"),
