@@ -7,13 +7,14 @@ no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, cast
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar, cast
 
-from streamserve.batch import CacheBatch, EventBatch, OutboundBatch
-from streamserve.cache.keys import event_time_versions, offset_versions
+from streamserve.batch import CacheBatch, EventBatch, OutboundBatch, RecordBatch
+from streamserve.cache.keys import event_time_versions, offset_version, offset_versions
 
 Order = Literal["offset", "event_time"]
+T = TypeVar("T")
 
 
 class EntryMaker:
@@ -38,8 +39,7 @@ class EntryMaker:
         rows, entities = outbound.row, events.entity
         if rows == events.row and None not in entities and None not in outbound.value:
             keys, documents = cast("list[bytes]", entities), cast("list[bytes]", outbound.value)
-            versions = self._versions(events, rows, events.event_time_ms)
-            return newest(CacheBatch(row=rows, key=keys, version=versions, document=documents))
+            return self._newest(events.origin, rows, keys, events.event_time_ms, documents)
         return self._make_some(events, outbound)
 
     def _make_some(self, events: EventBatch, outbound: OutboundBatch) -> CacheBatch:
@@ -55,24 +55,34 @@ class EntryMaker:
         if not kept:
             return CacheBatch(row=[], key=[], version=[], document=[])
         rows, keys, times, documents = (list(column) for column in zip(*kept, strict=True))
-        batch = CacheBatch(row=rows, key=keys, version=self._versions(events, rows, times), document=documents)
-        return newest(batch)
+        return self._newest(events.origin, rows, keys, times, documents)
 
-    def _versions(self, events: EventBatch, rows: list[int], times: list[int]) -> list[bytes]:
-        origin = events.origin
-        offsets = origin.offset if len(rows) == len(origin) else [origin.offset[row] for row in rows]
-        if self._by_offset:
-            topics = set(origin.topic)
-            if len(topics) == 1:
-                return offset_versions(self._partition_count(topics.pop()), offsets)
-            counts = {topic: self._partition_count(topic) for topic in topics}
-            return [
-                offset_versions(counts[origin.topic[row]], (offset,))[0]
-                for row, offset in zip(rows, offsets, strict=True)
-            ]
-        return event_time_versions(
-            times, [origin.topic[row] for row in rows], [origin.partition[row] for row in rows], offsets
-        )
+    def _newest(
+        self, origin: RecordBatch, rows: list[int], keys: list[bytes], times: list[int], documents: list[bytes]
+    ) -> CacheBatch:
+        """The newest entry per key of these rows; versions are made of as few as possible."""
+        places = origin.next_positions()
+        topics = {place.topic for place in places}
+        if self._by_offset and len(topics) == 1:
+            latest = dict(zip(keys, range(len(keys)), strict=True))  # offsets of a partition ascend: the last one
+            if len(latest) < len(keys):
+                if len(places) > 1:
+                    latest = _greatest(keys, _picked(origin.offset, rows))
+                rows, keys, documents = _at(rows, latest.values()), list(latest), _at(documents, latest.values())
+            versions = offset_versions(self._partition_count(topics.pop()), _picked(origin.offset, rows))
+            return CacheBatch(row=rows, key=keys, version=versions, document=documents)
+        versions = self._versions(origin, rows, times)
+        return newest(CacheBatch(row=rows, key=keys, version=versions, document=documents))
+
+    def _versions(self, origin: RecordBatch, rows: list[int], times: list[int]) -> list[bytes]:
+        offsets = _picked(origin.offset, rows)
+        if not self._by_offset:
+            return event_time_versions(times, _picked(origin.topic, rows), _picked(origin.partition, rows), offsets)
+        counts = {topic: self._partition_count(topic) for topic in set(origin.topic)}
+        return [
+            offset_version(counts[topic], offset)
+            for topic, offset in zip(_picked(origin.topic, rows), offsets, strict=True)
+        ]
 
 
 def newest(entries: CacheBatch) -> CacheBatch:
@@ -87,3 +97,18 @@ def newest(entries: CacheBatch) -> CacheBatch:
         if known is None or versions[index] > versions[known]:
             best[key] = index
     return entries.take(list(best.values()))
+
+
+def _greatest(keys: list[bytes], offsets: list[int]) -> dict[bytes, int]:
+    """Where the entry of each key with the greatest offset stands; the first one of equals."""
+    order = sorted(range(len(keys)), key=offsets.__getitem__, reverse=True)[::-1]
+    return dict(zip(_at(keys, order), order, strict=True))
+
+
+def _picked(column: list[T], rows: list[int]) -> list[T]:
+    """The items of a column of the origin at `rows`, no row twice; the column itself when that is all of it."""
+    return column if len(rows) == len(column) else _at(column, rows)
+
+
+def _at(column: list[T], places: Iterable[int]) -> list[T]:
+    return [column[place] for place in places]

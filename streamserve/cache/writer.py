@@ -6,8 +6,10 @@ returns at once, entries wait and are written after healing. When more keys or b
 entries are lost and the queue says so (`Repair.request`): the tail of the prediction topic is then read again.
 The same after an outage of more than `OUTAGE_S`: a failover may have shown itself in time-outs only. A write
 that timed out may or may not have happened; it is written again, which is harmless, since every write is a
-compare-and-set by version. Whatever is raised on the cache thread counts as a failure of the cache: the thread
-goes on, and the worker with it.
+compare-and-set by version. After a write entries gather for a moment, unless a whole batch waits: under load most
+predictions of a busy key are overtaken before they would be sent, and cost neither side a write.
+
+Whatever is raised on the cache thread counts as a failure of the cache: the thread goes on, and the worker with it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from streamserve.ports import Cache
 
 IDLE_S = 0.5
 """Longest sleep of the cache thread; `offer` wakes it."""
+GATHER_S = 0.02
+"""From one write to the next while less than a batch waits; an entry that finds the thread idle is written at once."""
 OUTAGE_S = 1.0
 """After a longer outage another server may answer, one that lacks what the former had confirmed: Sentinel and
 clusters need seconds to promote a replica, and a passing overload of the same server is mostly shorter."""
@@ -136,7 +140,8 @@ class CacheWriter:
         self._away_since_s: float | None = None
         self._lost = 0
         self._needs_repair = False
-        self._closing = False
+        self._closing = threading.Event()
+        self._wrote_s = -GATHER_S
 
     @property
     def state(self) -> State:
@@ -169,26 +174,23 @@ class CacheWriter:
     def run(self) -> None:
         """Write until `close`; the body of the cache thread."""
         try:
-            while not self._closing:
+            while not self._closing.is_set():
                 wait_s = self.step()
                 if wait_s > 0:
-                    with self._changed:
-                        fresh = self._inbox and self._breaker.state == "closed"
-                        if not fresh and not self._closing:
-                            self._changed.wait(wait_s)
+                    self._rest(wait_s)
         finally:
             for part in (self._repair, self._cache):
                 if part is not None:
                     self._close(part)
 
     def step(self) -> float:
-        """Write a batch, if there is one, and mend a little. Returns: seconds to wait before the next one."""
+        """Write a batch, if there is one, and mend a little. Returns: seconds to wait for the next one."""
         try:
             self._upkeep()
             wait_s = self._breaker.wait_s()
             if wait_s > 0:
                 return min(wait_s, IDLE_S)
-            wrote = self._write()
+            self._write()
             self._after_outage()  # before markers are written: they would tell the new server that all is there
             more = self._mend()
         except Exception as error:  # clients raise more than they document, and the worker must not end by it
@@ -197,13 +199,13 @@ class CacheWriter:
         if self._breaker.state != "closed":
             self._breaker.succeeded()
             self._metrics.healed()
-        return 0.0 if wrote or more else IDLE_S
+        return 0.0 if more or len(self._waiting) >= self._batch_keys else IDLE_S
 
     def drain(self, deadline: Deadline) -> bool:
         """Wait until everything offered is in the cache. Returns: whether it is, in time."""
         with self._changed:
             while not self._settled_all():
-                if deadline.expired() or self._closing:
+                if deadline.expired() or self._closing.is_set():
                     return False
                 self._changed.wait(min(deadline.remaining_s(), IDLE_S))
             return True
@@ -211,7 +213,7 @@ class CacheWriter:
     def close(self) -> None:
         """End `run` soon; what waits is dropped (the next owner repairs the tail). Any thread, idempotent."""
         with self._changed:
-            self._closing = True
+            self._closing.set()
             self._changed.notify_all()
 
     def ticket(self) -> int | None:
@@ -223,6 +225,16 @@ class CacheWriter:
             self._absorb()
             fronts = (next(iter(queue.values()), None) for queue in (self._taken, self._waiting))
             return all(front is None or front[2] > ticket for front in fronts)
+
+    def _rest(self, wait_s: float) -> None:
+        """Sleep until there is something to write, or for `wait_s`; then let more gather behind the last write."""
+        with self._changed:
+            ready = (self._inbox or self._waiting) and self._breaker.state == "closed"
+            if not ready and not self._closing.is_set():
+                self._changed.wait(wait_s)
+        gather_s = self._wrote_s + GATHER_S - self._clock.monotonic_s()
+        if gather_s > 0:
+            self._closing.wait(gather_s)
 
     def _failed(self, error: Exception) -> float:
         """Count a failure. Returns: seconds to wait."""
@@ -275,21 +287,21 @@ class CacheWriter:
         self._inbox = []
         self._inbox_entries = self._inbox_bytes = 0
 
-    def _write(self) -> bool:
-        """Write the front of the queue. Returns: whether there was one. Raises: CacheError, and keeps it."""
+    def _write(self) -> None:
+        """Write the front of the queue, if there is one. Raises: CacheError, and keeps it."""
         batch = self._take()
         if not len(batch):
-            return False
+            return
         began_s = self._clock.monotonic_s()
         written = self._cache.write(batch)
-        self._metrics.seconds(self._clock.monotonic_s() - began_s)
+        self._wrote_s = self._clock.monotonic_s()
+        self._metrics.seconds(self._wrote_s - began_s)
         self._metrics.written(written)
         self._metrics.skipped(len(batch) - written)
         with self._changed:
             self._taken = {}
             self._taken_bytes = 0
             self._changed.notify_all()
-        return True
 
     def _take(self) -> CacheBatch:
         """What a failed write left, else the front of the queue; it stays in `_taken` until it is written."""

@@ -7,6 +7,7 @@ import time
 from random import Random
 
 from streamserve.batch import CacheBatch
+from streamserve.cache import writer as cache_writer
 from streamserve.cache.breaker import Backoff
 from streamserve.cache.keys import offset_version
 from streamserve.cache.writer import CacheWriter, WriterMetrics
@@ -56,10 +57,47 @@ def test_what_is_offered_is_written_once():
     cache = MemoryCache()
     work = writer(cache)
     work.offer(entries(a=1, b=2))
-    assert work.step() == 0.0
+    assert work.step() > 0
     assert cache.read([b"a", b"b"]) == [b"a@1", b"b@2"]
     assert work.step() > 0
     assert cache.calls == 1
+
+
+def test_while_a_whole_batch_waits_the_next_write_is_due_at_once():
+    work = writer(MemoryCache(), batch_keys=2)
+    work.offer(entries(a=1, b=1, c=1, d=1, e=1))
+    assert work.step() == 0.0
+    assert work.step() > 0
+    assert len(work._waiting) == 1
+
+
+def test_what_is_left_of_a_batch_is_written_without_another_offer():
+    cache = MemoryCache()
+    work = writer(cache, clock=SystemClock(), batch_keys=2)
+    thread = threading.Thread(target=work.run)
+    work.offer(entries(a=1, b=1, c=1))
+    thread.start()
+    assert work.drain(Deadline.after(10, SystemClock()))
+    assert set(cache.entries) == {b"a", b"b", b"c"}
+    work.close()
+    thread.join(10)
+
+
+def test_entries_gather_behind_a_write(monkeypatch):
+    monkeypatch.setattr(cache_writer, "GATHER_S", 3600.0)
+    cache = MemoryCache()
+    work = writer(cache)
+    thread = threading.Thread(target=work.run)
+    thread.start()
+    work.offer(entries(a=1))
+    assert work.drain(Deadline.after(10, SystemClock()))
+    for offset in range(2, 10):
+        work.offer(entries(a=offset))
+    assert not work.drain(Deadline.after(0.1, SystemClock()))
+    assert cache.calls == 1
+    work.close()  # ends the rest
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_entries_of_a_key_coalesce_to_the_newest_in_whatever_order():
