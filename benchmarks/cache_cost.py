@@ -1,4 +1,4 @@
-"""What the cache costs a worker: its CPU with a `cache` block over its CPU without, exactly once, on a backlog of `mlp`.
+"""What the cache costs a worker: its CPU with a `cache` block over its CPU without, exactly once, a backlog of `mlp`.
 
     .venv/bin/python -m benchmarks.cache_cost                   # some minutes
     .venv/bin/python -m benchmarks.cache_cost --pairs 2 --scale 0.5 --dry
