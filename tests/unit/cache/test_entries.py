@@ -57,6 +57,48 @@ def test_only_the_newest_of_a_key_stays():
     assert made.version[0] == event_time_version(50, "in", 0, 100)
 
 
+def test_by_offset_the_greatest_of_a_key_stays_wherever_it_stands():
+    origin = RecordBatch(
+        topic=["in"] * 5,
+        partition=[0, 0, 1, 1, 1],
+        offset=[100, 101, 7, 8, 101],
+        timestamp_ms=[0] * 5,
+        key=[None] * 5,
+        value=[b""] * 5,
+    )
+    rows = [0, 1, 2, 3, 4]
+    made = EntryMaker("offset", lambda _: 4).make(events(origin, rows, [b"a", b"b", b"a", b"c", b"b"]), outbound(rows))
+    whole = CacheBatch(
+        row=rows,
+        key=[b"a", b"b", b"a", b"c", b"b"],
+        version=[offset_version(4, offset) for offset in origin.offset],
+        document=[b"doc%d" % row for row in rows],
+    )
+    expected = newest(whole)
+    assert sorted(zip(made.key, made.row, made.version, made.document, strict=True)) == sorted(
+        zip(expected.key, expected.row, expected.version, expected.document, strict=True)
+    )
+    assert dict(zip(made.key, made.row, strict=True)) == {b"a": 0, b"b": 1, b"c": 3}
+
+
+def test_of_one_partition_the_last_of_a_key_stays_with_its_version():
+    origin = RecordBatch(
+        topic=["in"] * 5,
+        partition=[3] * 5,
+        offset=[10, 12, 13, 17, 19],
+        timestamp_ms=[0] * 5,
+        key=[None] * 5,
+        value=[b""] * 5,
+    )
+    rows = [0, 1, 3, 4]
+    made = EntryMaker("offset", lambda _: 4).make(events(origin, rows, [b"a", b"b", b"a", b"c"]), outbound(rows))
+    assert dict(zip(made.key, zip(made.row, made.version, made.document, strict=True), strict=True)) == {
+        b"a": (3, offset_version(4, 17), b"doc3"),
+        b"b": (1, offset_version(4, 12), b"doc1"),
+        b"c": (4, offset_version(4, 19), b"doc4"),
+    }
+
+
 def test_each_topic_has_its_own_partition_count():
     made = EntryMaker("offset", {"x": 3, "y": 9}.__getitem__).make(
         events(records(2, ["x", "y"]), [0, 1], [b"a", b"b"]), outbound([0, 1])
