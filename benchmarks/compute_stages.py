@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks import models
 from benchmarks.stage import BATCH, Case, Run
-from streamserve.batch import EventBatch, ModelIdentity, PredictionBatch, RecordBatch, SampleBatch
+from streamserve.batch import EventBatch, Headers, ModelIdentity, PredictionBatch, RecordBatch, SampleBatch
 from streamserve.codecs import build_decoder
 from streamserve.codecs.dead_letter import DeadLetterEncoder
 from streamserve.codecs.json import JsonReader
@@ -105,7 +105,8 @@ def encode(draw: random.Random) -> Iterator[Case]:
         "text": np.array([[draw.choice(["late", "on time", "cancelled"])] for _ in range(BATCH)], object),
     }
     plain = record_batch([b"{}"] * BATCH)
-    traced = replace(plain, headers=lambda: [[("traceparent", b"00-%032x-%016x-01" % (i, i))] for i in range(BATCH)])
+    headers: list[Headers | None] = [[("traceparent", b"00-%032x-%016x-01" % (i, i))] for i in range(BATCH)]
+    traced = replace(plain, headers=lambda: headers)
     for name, records, spec, values, thresholds, entity in (
         ("1 number", plain, one, outputs["one"], {}, False),
         ("1 number of one partition", one_partition(plain), one, outputs["one"], {}, False),
@@ -210,9 +211,9 @@ def vectors(count: int, size: int, draw: random.Random) -> list[dict[str, Any]]:
 
 
 def record_batch(values: list[bytes]) -> RecordBatch:
-    """Records of four partitions by turns."""
+    """Records of four partitions by turns; where they end is known, as it is of polled ones."""
     count = len(values)
-    return RecordBatch(
+    records = RecordBatch(
         topic=["flights.departures"] * count,
         partition=[i % 4 for i in range(count)],
         offset=[4_000_000 + i for i in range(count)],
@@ -220,11 +221,12 @@ def record_batch(values: list[bytes]) -> RecordBatch:
         key=[b"%d" % i for i in range(count)],
         value=list(values),
     )
+    return replace(records, positions=records.next_positions())
 
 
 def one_partition(records: RecordBatch) -> RecordBatch:
     """The same, all of one partition, as a worker polls them when there is a backlog."""
-    one = replace(records, partition=[3] * len(records))
+    one = replace(records, partition=[3] * len(records), positions=None)
     return replace(one, positions=one.next_positions())
 
 

@@ -126,8 +126,7 @@ class RecordBatch:
         """The position after this batch, per partition: last offset plus one."""
         if self.positions is not None:
             return self.positions
-        last = dict(zip(zip(self.topic, self.partition, strict=True), self.offset, strict=True))
-        return {TopicPartition(topic, partition): offset + 1 for (topic, partition), offset in last.items()}
+        return _ends(self.topic, self.partition, self.offset)
 
     @staticmethod
     def concat(chunks: Sequence[RecordBatch]) -> RecordBatch:
@@ -157,17 +156,24 @@ class RecordBatch:
     def rows(self, start: int, stop: int) -> RecordBatch:
         """The contiguous rows from `start` up to `stop`, as a batch of its own."""
         part = slice(start, stop)
+        topic, partition, offset = self.topic[part], self.partition[part], self.offset[part]
         return replace(
             self,
-            topic=self.topic[part],
-            partition=self.partition[part],
-            offset=self.offset[part],
+            topic=topic,
+            partition=partition,
+            offset=offset,
             timestamp_ms=self.timestamp_ms[part],
             key=self.key[part],
             value=self.value[part],
             headers=_HeaderRows.of(self.headers, start, stop),
-            positions=None,
+            positions=_ends(topic, partition, offset),
         )
+
+
+def _ends(topic: Sequence[str], partition: Sequence[int], offset: Sequence[int]) -> Positions:
+    """Last offset plus one, per partition."""
+    last = dict(zip(zip(topic, partition, strict=True), offset, strict=True))
+    return {TopicPartition(*place): end + 1 for place, end in last.items()}
 
 
 @dataclass(frozen=True, slots=True)

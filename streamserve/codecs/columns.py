@@ -96,8 +96,7 @@ def event_batch(
     """
     whole = len(kept) == len(records)
     if ids is None:
-        place = zip(records.topic, records.partition, records.offset, strict=True)
-        defaults = [f"{topic}-{partition}-{offset}" for topic, partition, offset in place]
+        defaults = _default_ids(records)
         id_column = defaults if whole else [defaults[i] for i in kept]
     else:
         id_column = _text_column(ids)
@@ -117,6 +116,16 @@ def event_batch(
         event_time_ms=event_time_ms,
         fields=fields,
     )
+
+
+def _default_ids(records: RecordBatch) -> list[str]:
+    """`topic-partition-offset` of every record, most often of one partition."""
+    places = records.next_positions()
+    if len(places) == 1:
+        prefix = next(f"{topic}-{partition}-" for topic, partition in places)
+        return [f"{prefix}{offset}" for offset in records.offset]
+    place = zip(records.topic, records.partition, records.offset, strict=True)
+    return [f"{topic}-{partition}-{offset}" for topic, partition, offset in place]
 
 
 def problem(layout: EventLayout, row: Row) -> Trouble | None:

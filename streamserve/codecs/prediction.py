@@ -21,16 +21,20 @@ from streamserve.batch import (
     Headers,
     ModelIdentity,
     OutboundBatch,
+    Positions,
     PredictionBatch,
     RecordBatch,
     Reject,
     Tensor,
+    TopicPartition,
 )
 from streamserve.config.settings import OutputSettings
 from streamserve.errors import ContractError
 from streamserve.pipeline.finite import not_finite
 from streamserve.ports import TensorSpec
 
+_Piece = bytes | list[bytes]
+"""Of the text of every row: the same for all, or a column."""
 CARRIED_HEADERS = frozenset({"traceparent", "tracestate", "baggage", "correlationid"})
 CARRIED_HEADER_BYTES = 8192
 """A longer value is left out; 8192 bytes is the largest `baggage` that W3C asks anybody to carry."""
@@ -82,29 +86,19 @@ class JsonPredictionEncoder:
 
     def _encode(self, predictions: PredictionBatch) -> OutboundBatch:
         events = predictions.events
-        origin, row = events.origin, events.row
-        source = _Source.of(origin, row)
-        opening, separator = b'{"id":', b',"outputs":{'
-        columns: list[Iterable[bytes]] = [
-            repeat(opening),
-            _texts(events.id),
-            repeat(_model_text(predictions.model) + separator),
-        ]
+        source = _Source.of(events.origin, events.row)
+        pieces: list[_Piece] = [b'{"id":', _texts(events.id), _model_text(predictions.model), b',"outputs":{']
         for column in self._columns:
-            columns += [repeat(column.label), _column_text(column.of(predictions))]
-        columns += [repeat(b'},"event_time":'), _numbers(events.event_time_ms)]
-        columns += [repeat(b',"source":{"topic":'), source.topic_texts()]
-        columns += [repeat(b',"partition":'), _numbers(source.partition)]
-        columns += [repeat(b',"offset":'), _numbers(source.offset)]
-        columns += [repeat(b"}}") if self._partition_count is None else source.count_texts(self._partition_count)]
-        # The columns of constants are endless: the id column ends the join.
-        values: list[bytes | None] = list(map(b"".join, zip(*columns, strict=False)))
+            pieces += [column.label, _column_text(column.of(predictions))]
+        pieces += [b'},"event_time":', _numbers(events.event_time_ms)]
+        pieces += [b',"source":{', source.place_texts(), _numbers(source.offset)]
+        pieces += [b"}}" if self._partition_count is None else source.count_texts(self._partition_count)]
         return OutboundBatch(
             topic=self._topic,
-            row=row,
+            row=events.row,
             partition=source.partition,
             key=source.key,
-            value=values,
+            value=_joined(pieces),
             headers=self._headers(events),
         )
 
@@ -152,8 +146,9 @@ class _OutputColumn(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where the rows came from: columns of the origin, of the rows that are left."""
+    """Where the rows came from: columns of the origin, of the rows that are left, and all places of the origin."""
 
+    places: Positions
     topic: list[str]
     partition: list[int]
     offset: list[int]
@@ -162,22 +157,33 @@ class _Source(NamedTuple):
     @staticmethod
     def of(origin: RecordBatch, row: Sequence[int]) -> _Source:
         if len(row) == len(origin):
-            return _Source(origin.topic, origin.partition, origin.offset, origin.key)
+            return _Source(origin.next_positions(), origin.topic, origin.partition, origin.offset, origin.key)
         return _Source(
+            origin.next_positions(),
             [origin.topic[i] for i in row],
             [origin.partition[i] for i in row],
             [origin.offset[i] for i in row],
             [origin.key[i] for i in row],
         )
 
-    def topic_texts(self) -> Iterable[bytes]:
-        texts = {topic: orjson.dumps(topic) for topic in set(self.topic)}
-        return repeat(*texts.values()) if len(texts) == 1 else [texts[topic] for topic in self.topic]
+    def place_texts(self) -> _Piece:
+        """Topic, partition and the name of the offset, of each row."""
+        texts = {
+            place: b'"topic":%b,"partition":%d,"offset":' % (orjson.dumps(place.topic), place.partition)
+            for place in self.places
+        }
+        if len(texts) == 1:
+            return next(iter(texts.values()))
+        if len({place.topic for place in texts}) == 1:
+            by_number = {place.partition: text for place, text in texts.items()}
+            return list(map(by_number.__getitem__, self.partition))
+        return [texts[TopicPartition(*place)] for place in zip(self.topic, self.partition, strict=True)]
 
-    def count_texts(self, partition_count: Callable[[str], int]) -> Iterable[bytes]:
+    def count_texts(self, partition_count: Callable[[str], int]) -> _Piece:
         """The partition count of each row's topic, and the end of the record."""
-        texts = {topic: b',"partitions":%d}}' % partition_count(topic) for topic in set(self.topic)}
-        return repeat(*texts.values()) if len(texts) == 1 else [texts[topic] for topic in self.topic]
+        topics = {place.topic for place in self.places}
+        texts = {topic: b',"partitions":%d}}' % partition_count(topic) for topic in topics}
+        return next(iter(texts.values())) if len(texts) == 1 else [texts[topic] for topic in self.topic]
 
 
 def _plan(output: OutputSettings, outputs: Sequence[TensorSpec]) -> list[_OutputColumn]:
@@ -211,6 +217,20 @@ def _plan(output: OutputSettings, outputs: Sequence[TensorSpec]) -> list[_Output
 
 def _is_single(spec: TensorSpec) -> bool:
     return all(axis == 1 for axis in spec.shape[1:])
+
+
+def _joined(pieces: Iterable[_Piece]) -> list[bytes | None]:
+    """Rows of pieces; neighbours that all rows have in common are put together once. One piece is a column at least."""
+    columns: list[Iterable[bytes]] = []
+    common = b""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            common += piece
+            continue
+        columns += [repeat(common), piece]
+        common = b""
+    columns.append(repeat(common))
+    return list(map(b"".join, zip(*columns, strict=False)))  # what is repeated has no end: a column ends the rows
 
 
 def _column_text(values: Tensor) -> list[bytes]:
