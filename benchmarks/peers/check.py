@@ -30,12 +30,12 @@ from benchmarks.peers.faststream import FastStream
 from benchmarks.peers.faust import Faust
 from benchmarks.peers.kafka_streams import KafkaStreams
 from benchmarks.peers.mlserver import MLServer
-from benchmarks.peers.quix import Quix
+from benchmarks.peers.quix import Quix, QuixSink
 from benchmarks.results import say
 from benchmarks.workloads import PARTITIONS, WORKLOADS, Workload
 from streamserve.demo.local_kafka import LocalKafka
 
-PEERS: tuple[Peer, ...] = (KafkaStreams(), Quix(), FastStream(), Faust(), MLServer())
+PEERS: tuple[Peer, ...] = (KafkaStreams(), Quix(), QuixSink(), FastStream(), Faust(), MLServer())
 TOLERANCE = 1e-5
 TIMEOUT_S = 120.0
 STOP_S = 60.0

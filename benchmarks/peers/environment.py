@@ -17,13 +17,15 @@ HERE = Path(__file__).parent
 
 
 class PythonPeer:
-    """`benchmarks.peers.Peer` in Python; `name` is that of its requirements, `<name>_app.py` the script.
+    """`benchmarks.peers.Peer` in Python; `apps/<name>_app.py` is the script.
 
     Attributes:
+        environment: of the virtual environment and its requirements; peers may share one.
         packages: those named in tables; the first is the peer itself.
     """
 
     name: str
+    environment: str
     guarantees: tuple[Guarantee, ...] = ("at_least_once",)
     largest: int | None = None
     packages: tuple[str, ...]
@@ -34,13 +36,13 @@ class PythonPeer:
         Raises: RuntimeError: the installer failed; with its last lines.
         """
         pins = self._requirements()
-        installed = self._environment / "requirements.txt"
+        installed = self._folder / "requirements.txt"
         if installed.is_file() and installed.read_text() == pins.read_text():
             return
-        shutil.rmtree(self._environment, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
         uv = [sys.executable, "-m", "uv"]
         for command in (
-            [*uv, "venv", "--quiet", "--python", sys.executable, str(self._environment)],
+            [*uv, "venv", "--quiet", "--python", sys.executable, str(self._folder)],
             [*uv, "pip", "install", "--quiet", "--no-deps", "--python", str(self._python), "-r", str(pins)],
         ):
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -63,12 +65,12 @@ class PythonPeer:
         return {name: pins[name] for name in self.packages}
 
     def _requirements(self) -> Path:
-        return HERE / "requirements" / f"{self.name}.txt"
+        return HERE / "requirements" / f"{self.environment}.txt"
 
     @property
-    def _environment(self) -> Path:
-        return FOLDER / self.name
+    def _folder(self) -> Path:
+        return FOLDER / self.environment
 
     @property
     def _python(self) -> Path:
-        return self._environment / "bin" / "python"
+        return self._folder / "bin" / "python"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import scoring
 import uvloop
 from faststream import AckPolicy, FastStream
-from faststream.confluent import KafkaBroker, KafkaMessage, KafkaPublishMessage
+from faststream.confluent import KafkaBroker, KafkaMessage
 
 options = scoring.options()
 model = scoring.Model(options.model)
@@ -41,8 +42,8 @@ async def raw(message: KafkaMessage) -> Any:
 )
 async def score(batch: tuple[Any, ...]) -> None:
     events = [scoring.decode(record.value()) for record in batch]
-    predictions = [
-        KafkaPublishMessage(
+    deliveries = [
+        await broker.publish(
             scoring.encode(
                 model.prediction(
                     event,
@@ -53,11 +54,14 @@ async def score(batch: tuple[Any, ...]) -> None:
                     time_ms=record.timestamp()[1],
                 )
             ),
+            options.output,
             key=record.key(),
+            partition=record.partition(),
+            no_confirm=True,
         )
         for record, event, value in zip(batch, events, model.score(events), strict=True)
     ]
-    await broker.publish_batch(*predictions, topic=options.output)  # returns when all are delivered
+    await asyncio.gather(*deliveries)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,24 @@ app = faust.App(
     broker=f"kafka://{options.bootstrap}",
     datadir=options.folder,
     store="memory://",
-    processing_guarantee=options.guarantee,
     value_serializer="raw",
     key_serializer="raw",
     consumer_auto_offset_reset="earliest",
-    broker_commit_interval=scoring.TRANSACTION_S if options.guarantee == "exactly_once" else 1.0,
+    broker_commit_interval=1.0,
     producer_compression_type="lz4",
     producer_linger=scoring.LINGER_MS / 1000,
-    stream_buffer_maxsize=2 * scoring.BATCH * 4,
+    stream_buffer_maxsize=8 * scoring.BATCH,
     stream_wait_empty=False,
     topic_disable_leader=True,
     topic_allow_declare=False,
     web_enabled=False,
 )
 source = app.topic(options.topic, key_type=bytes, value_type=bytes)
-sink = app.topic(options.output, key_type=bytes, value_type=bytes)
 
 
 @app.agent(source)
 async def score(stream: Any) -> None:
-    send = sink.send
+    producer = await app.maybe_start_producer()
     async for batch in stream.take_events(scoring.BATCH, within=0.02):
         events = [scoring.decode(item.value) for item in batch]
         deliveries = []
@@ -48,7 +46,16 @@ async def score(stream: Any) -> None:
                 offset=message.offset,
                 time_ms=int(message.timestamp * 1000),
             )
-            deliveries.append(await send(key=item.key, value=scoring.encode(prediction)))
+            deliveries.append(
+                await producer.send(
+                    options.output,
+                    item.key,
+                    scoring.encode(prediction),
+                    partition=message.partition,
+                    timestamp=None,
+                    headers=None,
+                )
+            )
         await asyncio.gather(*deliveries)  # only then are the events acknowledged
 
 
