@@ -126,14 +126,14 @@ class RecordBatch:
         """The position after this batch, per partition: last offset plus one."""
         if self.positions is not None:
             return self.positions
-        return _ends(self.topic, self.partition, self.offset)
+        last = dict(zip(zip(self.topic, self.partition, strict=True), self.offset, strict=True))
+        return {TopicPartition(topic, partition): offset + 1 for (topic, partition), offset in last.items()}
 
     @staticmethod
     def concat(chunks: Sequence[RecordBatch]) -> RecordBatch:
         """One batch of all chunks, in order. All chunks must share one epochs mapping (the batcher sees to it)."""
         if len(chunks) == 1:
             return chunks[0]
-        first = chunks[0]
 
         def headers() -> list[Headers | None]:
             columns = [chunk.headers() for chunk in chunks]
@@ -142,7 +142,7 @@ class RecordBatch:
             return [h for chunk, column in zip(chunks, columns, strict=True) for h in column or [None] * len(chunk)]
 
         return replace(
-            first,
+            chunks[0],
             topic=[x for chunk in chunks for x in chunk.topic],
             partition=[x for chunk in chunks for x in chunk.partition],
             offset=[x for chunk in chunks for x in chunk.offset],
@@ -156,24 +156,18 @@ class RecordBatch:
     def rows(self, start: int, stop: int) -> RecordBatch:
         """The contiguous rows from `start` up to `stop`, as a batch of its own."""
         part = slice(start, stop)
-        topic, partition, offset = self.topic[part], self.partition[part], self.offset[part]
-        return replace(
+        rows = replace(
             self,
-            topic=topic,
-            partition=partition,
-            offset=offset,
+            topic=self.topic[part],
+            partition=self.partition[part],
+            offset=self.offset[part],
             timestamp_ms=self.timestamp_ms[part],
             key=self.key[part],
             value=self.value[part],
             headers=_HeaderRows.of(self.headers, start, stop),
-            positions=_ends(topic, partition, offset),
+            positions=None,
         )
-
-
-def _ends(topic: Sequence[str], partition: Sequence[int], offset: Sequence[int]) -> Positions:
-    """Last offset plus one, per partition."""
-    last = dict(zip(zip(topic, partition, strict=True), offset, strict=True))
-    return {TopicPartition(*place): end + 1 for place, end in last.items()}
+        return replace(rows, positions=rows.next_positions())
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,16 +112,19 @@ def _converted(packed: Packed, vectors: F32 | F64) -> list[int]:
     if not rows:
         return rows
     numbers: Any = np.frombuffer(b"".join(packed.vectors), packed.cell).reshape(len(rows), -1)
-    fine: Bools = np.ones(len(rows), np.bool_)
+    fine: Bools | np.bool_ = np.True_
     if packed.cell.names is not None:
         fine = (numbers["tag"] == packed.tag).all(axis=1)
         numbers = numbers["number"]
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            vectors[rows] = numbers.astype(vectors.dtype)
+            made = numbers.astype(vectors.dtype)
     except FloatingPointError:  # beyond float32
         with np.errstate(over="ignore", invalid="ignore"):
             made = numbers.astype(vectors.dtype)
-        vectors[rows] = made
-        fine &= ~(np.isinf(made) & np.isfinite(numbers)).any(axis=1)
-    return rows if fine.all() else [row for row, good in zip(rows, fine.tolist(), strict=True) if good]
+        fine = fine & ~(np.isinf(made) & np.isfinite(numbers)).any(axis=1)
+    together = rows[-1] - rows[0] < len(rows)
+    vectors[slice(rows[0], rows[-1] + 1) if together else rows] = made
+    return (
+        rows if fine.all() else [row for row, good in zip(rows, cast("list[bool]", fine.tolist()), strict=True) if good]
+    )
