@@ -48,7 +48,8 @@ def compare(figures: dict[str, list[float]]) -> list[str]:
             continue
         median = statistics.median(figures[name])
         if median > bound.get("at_most", float("inf")) or median < bound.get("at_least", float("-inf")):
-            fallen.append(f"{name}: median {median:.2f}, bound {bound}")
+            limit = f"at most {bound['at_most']}" if "at_most" in bound else f"at least {bound['at_least']}"
+            fallen.append(f"{name}: median {median:.2f}, wanted {limit}")
     return fallen
 
 

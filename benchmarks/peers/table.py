@@ -140,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="peers")
     parser.add_argument("--workload", default="mlp", choices=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="longest flow of one run")
+    parser.add_argument("--seconds", type=float, default=12.0, help="longest flow of one run")
     parser.add_argument("--scale", type=float, default=1.0, help="of the backlog")
     parser.add_argument("--rate", type=int, default=2000, help="events a second for latency; 0 leaves it out")
     parser.add_argument("--latency-seconds", type=float, default=6.0, help="of each latency run")
