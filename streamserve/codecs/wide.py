@@ -125,6 +125,6 @@ def _converted(packed: Packed, vectors: F32 | F64) -> list[int]:
         fine = fine & ~(np.isinf(made) & np.isfinite(numbers)).any(axis=1)
     together = rows[-1] - rows[0] < len(rows)
     vectors[slice(rows[0], rows[-1] + 1) if together else rows] = made
-    return (
-        rows if fine.all() else [row for row, good in zip(rows, cast("list[bool]", fine.tolist()), strict=True) if good]
-    )
+    if fine.all():
+        return rows
+    return [row for row, good in zip(rows, cast("list[bool]", fine.tolist()), strict=True) if good]
