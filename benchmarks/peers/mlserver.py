@@ -2,15 +2,16 @@
 
 It reads and writes the Open Inference Protocol as JSON (orjson), with the model's name in the header `mlserver-model`,
 so it has a topic of its own; records have no key, because a key would replace the event's id. Adaptive batching of at
-most 512 requests in 5 ms, inference in the server's process (`parallel_workers=0`), uvloop, no metrics, warnings only. Batches of 50 ms were no faster, none at all took 1.6 times the CPU.
+most 512 requests in 5 ms, inference in the server's process (`parallel_workers=0`), uvloop, no metrics, warnings only.
+Batches of 50 ms were no faster, none at all took 1.6 times the CPU.
 
 Three things cannot be set, so the application sets them in the clients that MLServer makes: a group and the beginning
 of the topic (MLServer reads from the end, without a group), lz4 and 5 ms of linger, and a producer batch of 1 MiB.
 Without the last a backlog of 20,000 events lost thousands: a task is started for each record without bound, the tasks
-wait for room in the producer, and are given up with an error in the log after 40 s. Hence a small `largest`. It gives
-at most once by its own doing: a record that fails is logged and never read again. With the group that the application
-adds, offsets are committed by time, whether or not their records were scored. It stands beside those that give at
-least once.
+wait for room in the producer, and are given up with an error in the log after 40 s. Hence a small `largest`.
+
+It promises nothing: a record that fails is logged and never read again, and with the group that the application adds,
+offsets are committed by time, whether or not their records were scored. It stands beside those that give at least once.
 """
 
 from __future__ import annotations
