@@ -142,8 +142,10 @@ class Sink(Protocol):
         """A transaction to write into, or None when none became free in time."""
         ...
 
-    def recover(self) -> None:
+    def recover(self) -> bool:
         """After an abort: every transaction handed out is void; make the sink fit to begin again.
+
+        Returns: whether it is certain that none of them took effect. If not, only the group knows its positions.
 
         Raises: SinkError (not retryable) when it cannot.
         """

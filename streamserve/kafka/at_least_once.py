@@ -52,10 +52,11 @@ class AtLeastOnceSink:
     def begin(self, timeout_s: float) -> _Delivery:  # noqa: ARG002  nothing to wait for
         return _Delivery(self)
 
-    def recover(self) -> None:
+    def recover(self) -> bool:
         """A new client: the old one may go on failing records that it was handed after it was purged."""
         self._discard()
         self._connect()
+        return False
 
     def close(self) -> None:
         self._discard()

@@ -5,7 +5,8 @@ transactions at once. While transaction k commits, k+1 is produced and flushed b
 would have to wait for the markers of its last transaction (20 ms steps). Flushing before the offsets are sent cuts
 the commit to a fifth. librdkafka has no transactions v2 (KIP-890), so a delayed request could touch a later
 transaction; every sign of trouble makes a producer *tainted*, and a tainted one is replaced by a new client with the
-same id, whose initialisation fences what the old one left on the way. See docs/delivery.md.
+same id, whose initialisation fences what the old one left on the way. Only a plain refusal of the offsets, as in every
+rebalance, leaves nothing on the way: then the producer aborts and goes on. See docs/delivery.md.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ OFFSETS_TIMEOUT_S = 15.0
 SLOW_COMMIT_S = 2.0
 MAX_AGE_S = 86_400.0
 CLOSE_TIMEOUT_S = 5.0
+ABORT_FLUSH_S = 1.0
+"""How long an abort in place waits for the answers to what was produced."""
+REFUSALS = frozenset(
+    {
+        "ILLEGAL_GENERATION",
+        "REBALANCE_IN_PROGRESS",
+        "STALE_MEMBER_EPOCH",
+        "UNKNOWN_MEMBER_ID",
+    }
+)
+"""The coordinator answered that the group has moved on, and took nothing."""
 
 
 class TransactionalSink:
@@ -95,23 +107,32 @@ class TransactionalSink:
         reason = slot.taint or ("age" if slot.age_s() > MAX_AGE_S else "")
         if reason:
             self._recycle(slot, reason)
-        slot.call("begin_transaction")
+        slot.begin()
         return KafkaTransaction(slot, self._partitions, self._release)
 
-    def recover(self) -> None:
-        """Replace every producer: initialising an id aborts the transaction it left open."""
+    def recover(self) -> bool:
+        """Abort what every producer left open; one that could not tell what became of it is replaced.
+
+        Initialising an id aborts as well, but takes half a second where the producer itself takes milliseconds.
+        """
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="recover") as pool:
-            for _ in pool.map(lambda slot: self._recycle(slot, slot.taint or "abort"), self._slots):
-                pass
+            aborted = all([*pool.map(self._end, self._slots)])
         with self._lock:
             self._free.clear()
             self._free.extend(self._slots)
             self._lock.notify_all()
+        return aborted
 
     def close(self) -> None:
         for slot in self._slots:
             slot.discard()
         self._slots = []
+
+    def _end(self, slot: ProducerSlot) -> bool:
+        aborted = slot.abort()
+        if not aborted:
+            self._recycle(slot, slot.taint or "abort")
+        return aborted
 
     def _release(self, slot: ProducerSlot) -> None:
         with self._lock:
@@ -136,6 +157,7 @@ class ProducerSlot:
         self._clock = clock
         self._log = log
         self._born_s = clock.monotonic_s()
+        self._open = False
         self._aside: Aside | None = None
 
     def renew(self) -> None:
@@ -145,6 +167,7 @@ class ProducerSlot:
         )
         self.producer = Producer(properties)
         self.taint = ""
+        self._open = False
         self._born_s = self._clock.monotonic_s()
         try:
             self.call("init_transactions", INIT_TIMEOUT_S)
@@ -173,6 +196,40 @@ class ProducerSlot:
 
     def age_s(self) -> float:
         return self._clock.monotonic_s() - self._born_s
+
+    def begin(self) -> None:
+        """Open a transaction."""
+        self._open = True
+        self.call("begin_transaction")
+
+    def commit(self) -> None:
+        """Commit the open transaction.
+
+        Without a timeout: a finite one can part from the broker's state, and a watchdog stands by.
+        """
+        self.call("commit_transaction")
+        self._open = False
+
+    def abort(self) -> bool:
+        """End the open transaction, if nothing of it can still be on its way to the brokers.
+
+        Returns: whether nothing of it took effect and the client may be used again; False leaves it to a new one to
+            abort.
+        """
+        if self.producer is None or self.taint not in REFUSALS | {""}:
+            return False
+        if not self._open:
+            return not self.taint
+        self.taint = ""
+        began_s = self._clock.monotonic_s()
+        try:
+            if self.producer.flush(ABORT_FLUSH_S):
+                return False
+            self.call("abort_transaction", CALL_TIMEOUT_S)
+        except (KafkaException, SinkError):
+            return False
+        self._open = False
+        return not self.taint and self._clock.monotonic_s() - began_s < SLOW_COMMIT_S
 
     def send_offsets(self, offsets: list[ClientPartition], metadata: object) -> None:
         """Add offsets to the transaction, within `OFFSETS_TIMEOUT_S` whatever the client does.
@@ -276,12 +333,10 @@ class KafkaTransaction:
         if offsets:
             slot.send_offsets(offsets, metadata)
         failpoints.reach("after_send_offsets")
-        slot.call(
-            "commit_transaction"
-        )  # no timeout: a finite one can part from the broker's state; a watchdog stands by
+        slot.commit()
         if time.monotonic() - started_s > SLOW_COMMIT_S:
             slot.taint = slot.taint or "slow commit"
         self._release(slot)
 
     def abort(self) -> None:
-        """Nothing to do: `TransactionalSink.recover` replaces the client, and its initialisation aborts."""
+        """Nothing to do: `TransactionalSink.recover` aborts what is open."""

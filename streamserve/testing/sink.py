@@ -54,10 +54,11 @@ class MemorySink:
             name = self._free.popleft()
             return MemoryTransaction(self, name, self._epochs[name])
 
-    def recover(self) -> None:
+    def recover(self) -> bool:
         self.recoveries += 1
         with self.faults.around("recover"):
             self._initialise()
+        return False
 
     def close(self) -> None:
         with self._lock:

@@ -32,6 +32,10 @@ from streamserve.worker.rotation import Rotation
 FULL = frozenset({"size", "bytes", "deadline"})
 """Reasons that say that more is behind."""
 
+QUICK_S = 0.002
+"""A batch that takes less is not begun before the writer wants it: until then it grows, and rows that come one by one
+are not scored one by one. A slower engine starts at once, so that it works while others write."""
+
 Work = tuple[Job, bool]
 """A batch, and whether the next one is behind it already."""
 
@@ -74,6 +78,8 @@ class Compute:
         self._metrics = metrics
         self._clock = clock
         self._slo = slo
+        self._patient = False
+        self._may_wait = in_flight == 1 and slo is None
         self._room = threading.Semaphore(in_flight)
         self._to_infer: SimpleQueue[Work | None] = SimpleQueue()
         self._to_finish: SimpleQueue[Work | None] = SimpleQueue()
@@ -128,7 +134,7 @@ class Compute:
 
     def _prepared(self) -> Work | None:
         """The next batch that is ours; None at the end."""
-        while (taken := self._mailbox.take()) is not None:
+        while (taken := self._mailbox.take(patient=self._patient)) is not None:
             records, reason = taken
             metrics = self._metrics.now
             metrics.batch_closed(reason)
@@ -144,5 +150,6 @@ class Compute:
         if self._slo is not None:
             self._slo.scored(job.deployment, sum(leg.inferred for leg in batch.legs), batch.compute_s)
             more_behind = more_behind and self._slo.catching_up  # else the goal wants a commit now
+        self._patient = self._may_wait and batch.compute_s < QUICK_S
         self._ratio.add(batch.tally)
         self._rotation.put(batch, more_behind=more_behind)

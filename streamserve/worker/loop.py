@@ -22,6 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -124,6 +125,7 @@ class Worker:
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
             min_interval_s=delivery.commit_min_interval_ms / 1000,
+            want=mailbox.want,
         )
         self._slo = slo
         self._compute = Compute(
@@ -434,16 +436,19 @@ class Worker:
         if not self._rotation.abort_and_wait(error, CALL_TIMEOUT_S):
             raise SinkError(f"the write thread did not come to rest within {CALL_TIMEOUT_S:.0f} s") from error
         self._finished.wait(pause_s)
+        reread = False
         while True:
             try:
-                self._sink.recover()
-                moved = self._calls.run(lambda: self._source.rewind(reread=True), timeout_s=CALL_TIMEOUT_S)
+                reread |= not self._sink.recover()
+                rewind = partial(self._source.rewind, reread=reread)
+                moved = self._calls.run(rewind, timeout_s=CALL_TIMEOUT_S)
                 if moved and self._cache is not None:
                     self._cache.request_repair()  # a commit took effect whose success never reached us
                 break
             except StreamServeError as again:
                 if not again.retryable or self._finished.is_set():
                     raise
+                reread = True  # nobody here knows any more what the first attempt left
                 self._log.warning("recovery_failed", error=str(again))
                 time.sleep(1.0)
         self._rotation.resume()

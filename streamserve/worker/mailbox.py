@@ -1,8 +1,9 @@
 """Between poll and compute: the growing batch under a lock.
 
 The poll thread puts chunks, the compute thread takes batches; whoever has nothing to do sleeps here. The rules of what
-a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), a
-batch goes only when it could not grow any more.
+a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), or when
+the taker is patient and the writer has no use for another one yet (`want`), a batch goes only when it could not grow
+any more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Mailbox:
         self._arrived = threading.Condition(lock)
         self._taken = threading.Condition(lock)
         self._ahead = 0
+        self._wanted = False
         self._closed = False
 
     def put(self, chunk: RecordBatch) -> None:
@@ -44,15 +46,19 @@ class Mailbox:
                 self._taken.wait(timeout_s)
             return not self._batcher.full
 
-    def take(self) -> tuple[RecordBatch, CloseReason] | None:
-        """The next batch, as soon as there is one; None once the mailbox is closed and empty."""
+    def take(self, *, patient: bool = False) -> tuple[RecordBatch, CloseReason] | None:
+        """The next batch, as soon as there is one; None once the mailbox is closed and empty.
+
+        Args:
+            patient: leave one that may still grow until the writer wants it.
+        """
         with self._arrived:
             while True:
                 now_s = self._clock.monotonic_s()
                 wait_s = self._batcher.ready_in_s(now_s)
                 if wait_s is not None and self._closed:
                     wait_s = 0.0
-                elif wait_s is not None and self._ahead:
+                elif wait_s is not None and (self._ahead or (patient and not self._wanted)):
                     wait_s = 0.0 if self._batcher.complete(now_s) else None
                 if wait_s is not None and wait_s <= 0:
                     batch = self._batcher.take(now_s)
@@ -67,6 +73,13 @@ class Mailbox:
         with self._arrived:
             self._ahead += change
             if not self._ahead:
+                self._arrived.notify()
+
+    def want(self, wanted: bool) -> None:
+        """Whether the writer would write a batch at once."""
+        with self._arrived:
+            self._wanted = wanted
+            if wanted:
                 self._arrived.notify()
 
     def close(self, *, discard: bool = False) -> None:

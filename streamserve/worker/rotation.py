@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from streamserve.batch import SampleRecords
@@ -50,12 +51,21 @@ class Rotation:
     Args:
         interval_s: longest time a transaction takes in batches.
         min_interval_s: shortest time between two closings.
+        want: told whether another batch would be written at once.
     """
 
-    def __init__(self, clock: Clock, *, interval_s: float, min_interval_s: float) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        interval_s: float,
+        min_interval_s: float,
+        want: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         self._clock = clock
         self._interval_s = interval_s
         self._min_interval_s = min_interval_s
+        self._want = want
         lock = threading.Lock()
         self._room = threading.Condition(lock)
         self._work = threading.Condition(lock)
@@ -108,7 +118,8 @@ class Rotation:
                     return self._pop()
                 if self._input_over and self._error is None:
                     return None
-                self._work.wait()
+                pause_s = self._pause_s()
+                self._wait(pause_s or None, wanted=pause_s == 0)
 
     def more(self, since_s: float) -> ScoredBatch | None:
         """Another batch for the transaction opened at `since_s`; None: flush it now."""
@@ -122,12 +133,12 @@ class Rotation:
                     return self._pop()
                 if self._input_over:
                     return None
-                if self._written is None and not self._more_behind:
-                    pause_s = self._closed_s + self._min_interval_s - now_s
-                    if pause_s <= 0:
+                pause_s = self._pause_s()
+                if pause_s is not None and not self._more_behind:
+                    if pause_s == 0:
                         return None
                     left_s = min(left_s, pause_s)
-                self._work.wait(left_s)
+                self._wait(left_s, wanted=True)
             return None
 
     def hand_over(self, written: Written) -> None:
@@ -195,6 +206,20 @@ class Rotation:
             self._room.notify_all()
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _pause_s(self) -> float | None:
+        """How long it is until a transaction may close; None while the commit thread has no room for it."""
+        if self._written is not None:
+            return None
+        return max(0.0, self._closed_s + self._min_interval_s - self._clock.monotonic_s())
+
+    def _wait(self, timeout_s: float | None, *, wanted: bool) -> None:
+        """The write thread's waiting; a batch is wanted for as long as it would end it."""
+        if wanted:
+            self._want(True)
+        self._work.wait(timeout_s)
+        if wanted:
+            self._want(False)
 
     def _pop(self) -> ScoredBatch:
         batch, self._more_behind = self._outbox.popleft()
