@@ -15,8 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 TICK_S = 0.05
 SHORTEST_S = 0.2
@@ -51,19 +50,21 @@ class OutputCounter:
     """
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
-        self._ends = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": "bench", "isolation.level": "read_committed"}
+        )
+        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 
     def count(self) -> int:
-        """Sum of the last stable offsets, with one request however many partitions there are."""
-        asked = self._admin.list_offsets(self._ends, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=5)
+        """Sum of the last stable offsets."""
         try:
-            return sum(answer.result().offset for answer in asked.values())
+            ends = [self._consumer.get_watermark_offsets(p, timeout=5, cached=False)[1] for p in self._partitions]
         except KafkaException:  # a topic made a moment ago has no leader yet
             return 0
+        return sum(ends)
 
     def close(self) -> None:
-        self._admin.__exit__(None, None, None)  # an admin client has no `close`
+        self._consumer.close()
 
 
 def cpu_s(pid: int) -> float:
@@ -96,11 +97,26 @@ def family(pid: int) -> list[int]:
 
 
 def work_off(
-    command: list[str], counter: OutputCounter, events: int, timeout_s: float = 180, flow_s: float = math.inf
+    command: list[str],
+    counter: OutputCounter,
+    events: int,
+    timeout_s: float = 180,
+    flow_s: float = math.inf,
+    log: Path | None = None,
 ) -> Throughput:
-    """Start `command`, let it commit `events` outputs or work for `flow_s` after its first, stop it with SIGTERM."""
+    """Start `command`, let it commit `events` outputs or work for `flow_s` after its first, stop it with SIGTERM.
+
+    Args:
+        log: takes its standard error; without one it goes to ours.
+
+    Raises:
+        RuntimeError: it ended by itself, with the end of its log, or it was too slow or too fast to measure.
+        subprocess.TimeoutExpired: SIGTERM did not end it.
+    """
     began_s = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(log.open("wb")) if log is not None else None
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     samples: list[tuple[float, int, float]] = []
     peak = idle = 0.0
     deadline = time.monotonic() + timeout_s
@@ -108,7 +124,8 @@ def work_off(
     try:
         while not samples or (samples[-1][1] < events and samples[-1][0] < until_s):
             if process.poll() is not None:
-                raise RuntimeError(f"{command[:4]} ended with {process.returncode}")
+                last = log.read_text(errors="replace")[-500:] if log is not None else ""
+                raise RuntimeError(f"{command[:4]} ended with {process.returncode}: {last}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{command[:4]} did {samples[-1][1]} of {events} in {timeout_s} s")
             count = counter.count()
