@@ -89,7 +89,8 @@ class Bench:
         job = self.job(contender, workload, topic, guarantee)
         counter = OutputCounter(self.bootstrap, job.output, self._partitions[topic])
         try:
-            found = work_off(contender.command(job), counter, events, flow_s=flow_s)
+            log = self.folder / f"{job.name}.log"
+            found = work_off(contender.command(job), counter, events, flow_s=flow_s, log=log)
             share = self._share_of_events(job, counter.count()) if guarantee == "exactly_once" else 1.0
         finally:
             counter.close()

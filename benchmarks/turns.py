@@ -6,7 +6,7 @@ Within a round everybody has one run; the order is turned around from round to r
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from benchmarks.measure import Throughput
 from benchmarks.results import bounds, number, say, table
 from benchmarks.workloads import Workload
 
+FAILURES = (RuntimeError, subprocess.TimeoutExpired)
+"""What a run of somebody who does not work ends with."""
 Runs = dict[str, list[Throughput]]
 """By name of the entry, one a round."""
 Figures = dict[str, list[float]]
@@ -57,13 +59,26 @@ class Entry:
         )
 
 
-def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int) -> Runs:
-    """Run everybody once a round and say what came out, after a run of the first one that does not count."""
+def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int, left_out: list[str] | None = None) -> Runs:
+    """Run everybody once a round and say what came out, after a run of the first one that does not count.
+
+    With a list for those who are `left_out`, whoever fails takes no further turn, and a line in it says why; without
+    one a failure ends it all.
+    """
     warm(bench, entries[:1])
-    runs: Runs = defaultdict(list)
+    runs: Runs = {entry.name: [] for entry in entries}
     for turn in range(rounds):
         for entry in entries if turn % 2 == 0 else reversed(entries):
-            found = entry.run(bench)
+            if entry.name not in runs:
+                continue
+            try:
+                found = entry.run(bench)
+            except FAILURES as error:
+                if left_out is None:
+                    raise
+                left_out.append(f"{entry.name} was left out: {error}")
+                del runs[entry.name]
+                continue
             runs[entry.name].append(found)
             say(f"{entry.topic.name:24} {turn + 1} {entry.name:28} {row(found)}")
     return runs

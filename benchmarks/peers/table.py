@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from benchmarks.latency import Latency, OpenLoop
 from benchmarks.peers import OwnFormat, Peer
 from benchmarks.peers.check import PEERS
 from benchmarks.results import number, say, verdict
-from benchmarks.turns import Entry, Figures, Runs, Topic, cpu_ratios, row, take_turns, throughput_ratios
+from benchmarks.turns import FAILURES, Entry, Figures, Runs, Topic, cpu_ratios, row, take_turns, throughput_ratios
 from benchmarks.workloads import WORKLOADS, formatted
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -29,7 +28,6 @@ HEAD = (
     "who", "guarantee", "events/s", "CPU s per million", "p50 ms", "p99 ms",
     "worker's throughput is … times", "worker's CPU is … times",
 )  # fmt: skip
-Failures = (RuntimeError, subprocess.TimeoutExpired)
 
 
 class Table:
@@ -50,7 +48,8 @@ class Table:
         peers = [peer for peer in PEERS if peer.name in self._options.only and self._prepared(peer)]
         contenders: list[Contender] = [HandWritten(), Worker(), *peers]
         entries = [entry for contender in contenders for entry in self._entries(contender) if self._runs_at_all(entry)]
-        runs = take_turns(self._bench, entries, self._options.rounds)
+        runs = take_turns(self._bench, entries, self._options.rounds, self._left_out)
+        entries = [entry for entry in entries if entry.name in runs]
         latencies = self._latencies(entries)
         say(f"| {' | '.join(HEAD)} |")
         say("|---" * len(HEAD) + "|")
@@ -81,7 +80,7 @@ class Table:
         """A first run, which does not count."""
         try:
             say(f"{entry.topic.name:24} 0 {entry.name:28} {row(entry.run(self._bench))}")
-        except Failures as error:
+        except FAILURES as error:
             self._left_out.append(f"{entry.name} was left out: {error}")
             return False
         return True
@@ -100,7 +99,7 @@ class Table:
                 try:
                     command = entry.contender.command(job)
                     latency = loop.measure(command, job, rate=options.rate, seconds=options.latency_seconds)
-                except Failures as error:
+                except FAILURES as error:
                     self._left_out.append(f"latency of {entry.name} was left out: {error}")
                     continue
                 say(f"{entry.name:28} p50 {latency.p50_ms:6.1f} p99 {latency.p99_ms:6.1f} ms, {latency.lost} lost")
@@ -122,7 +121,7 @@ class Table:
             cells += [f"{latency.p50_ms:.1f}", f"{latency.p99_ms:.1f}"]
             self.figures[f"{case}.{who}.p50_ms"] = [latency.p50_ms]
             self.figures[f"{case}.{who}.p99_ms"] = [latency.p99_ms]
-        if who == "worker":
+        if who == "worker" or worker not in runs:
             return [*cells, "", ""]
         for figure, compared in (("throughput", throughput_ratios), ("cpu", cpu_ratios)):
             values = compared(runs, worker, entry.name)
