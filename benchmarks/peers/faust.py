@@ -9,7 +9,7 @@ nothing, nor did waiting longer for a batch or a commit every 2.8 s, its default
 Only at least once. `processing_guarantee="exactly_once"` starts and scores right, but its predictions are in no
 transaction: a record is sent in one only if the consumer knows partitions of the topic it goes to
 (`faust/transport/consumer.py`, `TransactionManager.send`; `drivers/aiokafka.py`, `key_partition`), and it knows only
-the topics that it reads. Besides, a batch is acknowledged as a whole while a timer commits.
+the topics that it reads. Seen as well: 2,000 predictions, not one transaction marker in the output topic.
 """
 
 from __future__ import annotations
