@@ -378,6 +378,37 @@ def test_positions_of_an_older_generation_are_refused_and_starting_over_mends_it
     assert txn.committed() == 3
 
 
+def test_after_a_plain_refusal_it_is_certain_that_nothing_took_effect(request):
+    rig = built(request, "transactional")
+    sink = rig.sink()
+    sink.open()
+    stale = rig.metadata()
+    refused = written(sink, rig, b"refused")
+    rig.rebalance()
+    younger = written(sink, rig, b"younger")
+    with pytest.raises(SinkError):
+        refused.commit(at(rig, 9), stale)
+    assert sink.recover()
+    for _ in range(4):  # each producer again
+        written(sink, rig, b"good").commit(at(rig, 3), rig.metadata())
+    assert rig.visible() == [b"good"] * 4
+    assert rig.committed() == 3
+    del younger
+    rig.close()
+
+
+def test_after_trouble_with_the_connection_it_is_not_certain(request):
+    rig = built(request, "transactional")
+    sink = rig.sink()
+    sink.open()
+    transaction = written(sink, rig, b"1")
+    rig.sink().open()  # somebody takes the ids over: the commit fails, and says nothing of what became of it
+    with pytest.raises(SinkError):
+        transaction.commit(at(rig, 5), rig.metadata())
+    assert not sink.recover()
+    rig.close()
+
+
 def test_after_recover_what_was_handed_out_is_void(txn):
     sink = txn.sink()
     sink.open()

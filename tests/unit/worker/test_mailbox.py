@@ -17,13 +17,13 @@ def mailbox(*, max_size=4, capacity=8, max_delay_s=0.0, clock=None):
 
 
 class Taker(threading.Thread):
-    def __init__(self, box):
+    def __init__(self, box, *, patient=False):
         super().__init__(daemon=True)
-        self.box, self.got, self.returned = box, None, threading.Event()
+        self.box, self.patient, self.got, self.returned = box, patient, None, threading.Event()
         self.start()
 
     def run(self):
-        self.got = self.box.take()
+        self.got = self.box.take(patient=self.patient)
         self.returned.set()
 
 
@@ -66,6 +66,41 @@ def test_a_full_batch_does_not_wait_for_the_delay():
     box = mailbox(max_size=4, max_delay_s=3600, clock=ManualClock())
     box.put(chunk(4))
     assert box.take()[1] == "size"
+
+
+def test_a_patient_taker_leaves_a_batch_to_grow_until_the_writer_wants_it():
+    box = mailbox()
+    taker = Taker(box, patient=True)
+    box.put(chunk(1))
+    assert not taker.returned.wait(0.05)
+    box.put(chunk(1, start=1))
+    box.want(True)
+    assert taker.returned.wait(20)
+    assert taker.got[0].offset == [0, 1]
+
+
+def test_a_patient_taker_does_not_wait_when_the_writer_wants_one_already():
+    box = mailbox()
+    box.want(True)
+    taker = Taker(box, patient=True)
+    box.put(chunk(1))
+    assert taker.returned.wait(20)
+
+
+def test_a_patient_taker_takes_a_full_batch_at_once():
+    box = mailbox(max_size=4)
+    taker = Taker(box, patient=True)
+    box.put(chunk(4))
+    assert taker.returned.wait(20)
+
+
+def test_a_patient_taker_gets_the_rest_of_a_closed_mailbox():
+    box = mailbox()
+    taker = Taker(box, patient=True)
+    box.put(chunk(2))
+    box.close()
+    assert taker.returned.wait(20)
+    assert taker.got[0].offset == [0, 1]
 
 
 def test_a_closed_mailbox_gives_out_what_it_holds_without_delay_and_then_ends():

@@ -109,6 +109,35 @@ def test_while_the_commit_thread_has_no_room_a_transaction_stays_open(rotation, 
     assert lane.outcome() is None
 
 
+def test_a_batch_is_wanted_while_the_writer_would_write_it_at_once(clock):
+    wanted = [False]
+    rotation = Rotation(clock, interval_s=0.1, min_interval_s=0.0, want=wanted.append)
+    writer = Lane(rotation.take)
+    until(lambda: wanted[-1])
+    rotation.put(batch())
+    writer.outcome()
+    assert not wanted[-1]
+    rotation.hand_over(written(batch()))
+    writer = Lane(rotation.take)
+    assert writer.waits()
+    assert not wanted[-1]  # the commit thread has not taken the one before
+    rotation.next()
+    until(lambda: wanted[-1])
+    rotation.put(batch())
+    writer.outcome()
+
+
+def test_a_batch_is_wanted_again_when_the_least_interval_is_over():
+    wanted = [False]
+    rotation = Rotation(SystemClock(), interval_s=0.1, min_interval_s=0.02, want=wanted.append)
+    rotation.hand_over(written(batch()))
+    rotation.next()
+    writer = Lane(rotation.take)
+    until(lambda: wanted[-1])
+    rotation.put(batch())
+    writer.outcome()
+
+
 def test_at_the_end_of_the_input_it_closes_at_once(rotation, clock):
     rotation.hand_over(written())
     rotation.close()
