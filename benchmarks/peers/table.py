@@ -93,7 +93,7 @@ class Table:
             for entry in entries if options.rate else ():
                 if isinstance(entry.contender, OwnFormat):
                     continue
-                topic = f"peers.{entry.name}.latency"
+                topic = f"peers.{entry.name}.latency".replace("_", "-")  # not allowed in a worker's topics
                 self._bench.create(topic)
                 job = self._bench.job(entry.contender, self._topic.workload, topic, entry.guarantee)
                 try:
