@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -126,8 +126,7 @@ class RecordBatch:
         """The position after this batch, per partition: last offset plus one."""
         if self.positions is not None:
             return self.positions
-        last = dict(zip(zip(self.topic, self.partition, strict=True), self.offset, strict=True))
-        return {TopicPartition(topic, partition): offset + 1 for (topic, partition), offset in last.items()}
+        return positions_after(self.topic, self.partition, self.offset)
 
     @staticmethod
     def concat(chunks: Sequence[RecordBatch]) -> RecordBatch:
@@ -143,12 +142,12 @@ class RecordBatch:
 
         return replace(
             chunks[0],
-            topic=[x for chunk in chunks for x in chunk.topic],
-            partition=[x for chunk in chunks for x in chunk.partition],
-            offset=[x for chunk in chunks for x in chunk.offset],
-            timestamp_ms=[x for chunk in chunks for x in chunk.timestamp_ms],
-            key=[x for chunk in chunks for x in chunk.key],
-            value=[x for chunk in chunks for x in chunk.value],
+            topic=[*chain.from_iterable(chunk.topic for chunk in chunks)],
+            partition=[*chain.from_iterable(chunk.partition for chunk in chunks)],
+            offset=[*chain.from_iterable(chunk.offset for chunk in chunks)],
+            timestamp_ms=[*chain.from_iterable(chunk.timestamp_ms for chunk in chunks)],
+            key=[*chain.from_iterable(chunk.key for chunk in chunks)],
+            value=[*chain.from_iterable(chunk.value for chunk in chunks)],
             headers=headers,
             positions={tp: at for chunk in chunks for tp, at in chunk.next_positions().items()},
         )
@@ -156,18 +155,27 @@ class RecordBatch:
     def rows(self, start: int, stop: int) -> RecordBatch:
         """The contiguous rows from `start` up to `stop`, as a batch of its own."""
         part = slice(start, stop)
-        rows = replace(
+        topic, partition, offset = self.topic[part], self.partition[part], self.offset[part]
+        return replace(
             self,
-            topic=self.topic[part],
-            partition=self.partition[part],
-            offset=self.offset[part],
+            topic=topic,
+            partition=partition,
+            offset=offset,
             timestamp_ms=self.timestamp_ms[part],
             key=self.key[part],
             value=self.value[part],
             headers=_HeaderRows.of(self.headers, start, stop),
-            positions=None,
+            positions=positions_after(topic, partition, offset),
         )
-        return replace(rows, positions=rows.next_positions())
+
+
+def positions_after(topic: Sequence[str], partition: Sequence[int], offset: Sequence[int]) -> Positions:
+    """The position after these rows, per partition: last offset plus one."""
+    if topic and topic.count(topic[0]) == len(topic):
+        last = dict(zip(partition, offset, strict=True))
+        return {TopicPartition(topic[0], number): end + 1 for number, end in last.items()}
+    ends = dict(zip(zip(topic, partition, strict=True), offset, strict=True))
+    return {TopicPartition(*place): end + 1 for place, end in ends.items()}
 
 
 @dataclass(frozen=True, slots=True)

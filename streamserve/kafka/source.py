@@ -23,7 +23,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as ClientPartition
 
-from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition
+from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition, positions_after
 from streamserve.clock import Clock
 from streamserve.config.settings import PipelineSettings
 from streamserve.config.start_position import parse_start
@@ -179,12 +179,11 @@ class KafkaSource:
         topic: list[str] = list(map(_TOPIC, messages))
         partition: list[int] = list(map(_PARTITION, messages))
         offset: list[int] = list(map(_OFFSET, messages))
-        places = list(zip(topic, partition, strict=True))
-        positions = {TopicPartition(*place): last + 1 for place, last in dict(zip(places, offset, strict=True)).items()}
+        positions = positions_after(topic, partition, offset)
         self._refused = 0
         fresh = [tp for tp in positions if self._assignment.position(tp) is None]
-        first = {tp: offset[places.index(tp)] for tp in fresh}
-        self._assignment.delivered(first, positions)
+        places = list(zip(topic, partition, strict=True)) if fresh else []
+        self._assignment.delivered({tp: offset[places.index(tp)] for tp in fresh}, positions)
 
         def headers() -> list[Headers | None]:
             column: list[Headers | None] = list(map(_HEADERS, messages))

@@ -24,8 +24,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import numpy as np
-
 from streamserve import failpoints
 from streamserve.batch import OutboundBatch, SampleRecords, TopicPartition
 from streamserve.clock import Clock, Deadline
@@ -40,6 +38,7 @@ from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
 from streamserve.telemetry.versions import VersionMetrics
+from streamserve.worker.account import account
 from streamserve.worker.calls import PollCalls
 from streamserve.worker.compute import Compute
 from streamserve.worker.mailbox import Mailbox
@@ -121,11 +120,13 @@ class Worker:
         self._sampler = sampler
         self._rollout = rollout
         self._switch_points = switch_points
+        self._shown_early = delivery.guarantee == "at_least_once"
         self._rotation = Rotation(
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
-            min_interval_s=delivery.commit_min_interval_ms / 1000,
+            min_interval_s=delivery.min_interval_ms / 1000,
             want=mailbox.want,
+            eager=self._shown_early,
         )
         self._slo = slo
         self._compute = Compute(
@@ -324,6 +325,8 @@ class Worker:
                 for part in (*current.outbound, *self._switched(current)):
                     written.transaction.add(part)
                 written.batches.append(current)
+                if self._shown_early and not self._rotation.waiting:
+                    written.transaction.flush()  # readers need not wait for the commit
             batch = self._rotation.more(since_s)
         if written.transaction is not None:
             written.samples = self._sample(written.batches)
@@ -401,27 +404,15 @@ class Worker:
 
     def _settle(self, batches: list[ScoredBatch]) -> None:
         """After a commit: positions, cache, metrics."""
-        metrics = self._metrics
-        now_ms = self._clock.epoch_ms()
         for batch in batches:
             self._assignment.committed(batch.positions, batch.records.epochs)
             self._quarantine.forget(batch.positions)
             if self._cache is not None and batch.cache is not None:
                 self._cache.offer(batch.cache)
-            metrics.records_consumed.inc(batch.consumed)
-            for leg in batch.legs:
-                leg.metrics.predictions.inc(len(leg.row))
-                for reject in leg.rejects:
-                    leg.metrics.rejected(reject.stage, reject.reason)
-            if batch.late is not None:
-                metrics.records_late[batch.late.outcome,].inc(len(batch.late.rows))
-            stamps = np.array(batch.records.timestamp_ms, dtype=np.int64)
-            metrics.event_latency.observe_many((now_ms - stamps[stamps > 0]) / 1000)
         if self._rollout is not None:
             self._rollout.settled(batches)
         self._newest_ms = batches[-1].records.timestamp_ms[-1]
-        metrics.committed("committed")
-        metrics.last_commit_timestamp_seconds.set(now_ms / 1000)
+        account(batches, self._metrics, self._clock.epoch_ms())
         self._health.progress()
 
     def _start_over(self, error: StreamServeError) -> None:

@@ -52,6 +52,7 @@ class Rotation:
         interval_s: longest time a transaction takes in batches.
         min_interval_s: shortest time between two closings.
         want: told whether another batch would be written at once.
+        eager: whether one is wanted before the transaction could close, because readers see it before that.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Rotation:
         interval_s: float,
         min_interval_s: float,
         want: Callable[[bool], None] = lambda _: None,
+        eager: bool = False,
     ) -> None:
         self._clock = clock
         self._interval_s = interval_s
         self._min_interval_s = min_interval_s
         self._want = want
+        self._eager = eager
         lock = threading.Lock()
         self._room = threading.Condition(lock)
         self._work = threading.Condition(lock)
@@ -84,6 +87,11 @@ class Rotation:
     def held(self) -> int:
         """Batches scored and not settled."""
         return self._held
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a batch is ready for the writer."""
+        return bool(self._outbox)
 
     # -- compute thread ------------------------------------------------------------------------------------------
 
@@ -119,7 +127,7 @@ class Rotation:
                 if self._input_over and self._error is None:
                     return None
                 pause_s = self._pause_s()
-                self._wait(pause_s or None, wanted=pause_s == 0)
+                self._wait(pause_s or None, wanted=self._eager or pause_s == 0)
 
     def more(self, since_s: float) -> ScoredBatch | None:
         """Another batch for the transaction opened at `since_s`; None: flush it now."""
