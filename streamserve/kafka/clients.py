@@ -24,6 +24,11 @@ CONSUMER_DEFAULTS: Properties = {
     "check.crcs": True,
     "statistics.interval.ms": 2000,
 }
+CLASSIC_DEFAULTS: Properties = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    "heartbeat.interval.ms": 1000,  # a member hears of a rebalance at a heartbeat: partitions on the move wait for it
+}
+"""Not for `group.protocol: consumer`, where the brokers say."""
 CONSUMER_MANDATORY: Properties = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -56,9 +61,7 @@ def consumer_properties(settings: PipelineSettings, slot: str | None = None) -> 
         slot: whose it is. The group's description has it then in the client id, where `kafka.members` finds it.
     """
     user, _, _ = client_properties(settings)
-    protocol: Properties = (
-        {} if user.get("group.protocol") == "consumer" else {"partition.assignment.strategy": "cooperative-sticky"}
-    )
+    protocol = {} if user.get("group.protocol") == "consumer" else CLASSIC_DEFAULTS
     return {
         "client.id": settings.pipeline if slot is None else client_id(settings.pipeline, slot),
         **CONSUMER_DEFAULTS,
