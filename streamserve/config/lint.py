@@ -101,7 +101,7 @@ def _input(settings: PipelineSettings) -> Iterator[Finding]:
 
 def _delivery(settings: PipelineSettings) -> Iterator[Finding]:
     delivery = settings.delivery
-    if delivery.min_interval_ms > delivery.commit_interval_ms:
+    if delivery.min_interval_ms(goal=settings.engine.slo_ms is not None) > delivery.commit_interval_ms:
         yield Finding(
             ("delivery", "commit_min_interval_ms"),
             f"must be at most commit_interval_ms ({delivery.commit_interval_ms:g})",

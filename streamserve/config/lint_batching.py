@@ -34,7 +34,7 @@ def batching_warnings(settings: PipelineSettings) -> Iterator[Finding]:
     if engine.max_delay_ms >= engine.slo_ms / 2:
         hint = "a delay well below half of the goal"
         yield Finding(("engine", "max_delay_ms"), "is cut short by engine.slo_ms before it is over", hint)
-    slowest_ms = settings.delivery.min_interval_ms
+    slowest_ms = settings.delivery.min_interval_ms(goal=True)
     if engine.slo_ms <= 2 * slowest_ms:
         message = f"cannot be kept: a commit may come {slowest_ms:g} ms after the one before"
         yield Finding(("engine", "slo_ms"), message, "a smaller delivery.commit_min_interval_ms")

@@ -62,7 +62,7 @@ MOVED_ON = frozenset(
         KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001
     }
 )
-"""The group has rebalanced since: an at-least-once commit is refused, and the next owner scores the records again."""
+"""The group has rebalanced since, and its coordinator took no offsets: their next owner scores the records again."""
 
 UNREADABLE = frozenset(
     {

@@ -68,19 +68,17 @@ def produce_all(producer: Any, outbound: OutboundBatch, partitions: PartitionCou
 
 
 def _produce_with_extras(producer: Any, outbound: OutboundBatch, where: list[int]) -> None:
-    topic, n = outbound.topic, len(outbound)
+    topic, produce, n = outbound.topic, producer.produce, len(outbound)
     headers = outbound.headers or [None] * n
-    stamps = outbound.timestamp_ms or [0] * n
-    for row in range(n):
-        arguments: dict[str, Any] = {"value": outbound.value[row], "key": outbound.key[row], "partition": where[row]}
-        if headers[row]:
-            arguments["headers"] = headers[row]
-        if stamps[row] > 0:
-            arguments["timestamp"] = stamps[row]
+    stamps = [max(0, stamp) for stamp in outbound.timestamp_ms] or [0] * n  # 0: now
+    rows = zip(outbound.value, outbound.key, where, headers, stamps, strict=True)
+    for value, key, partition, extra, stamp in rows:
         try:
-            producer.produce(topic, **arguments)
+            produce(topic, value, key, partition, headers=extra, timestamp=stamp)
         except BufferError:
-            _produce_when_room(producer, topic, **arguments)
+            _produce_when_room(
+                producer, topic, value=value, key=key, partition=partition, headers=extra, timestamp=stamp
+            )
         except KafkaException as exception:
             raise sink_error(exception, f"producing to {topic}") from exception
 

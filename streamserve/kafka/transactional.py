@@ -5,8 +5,8 @@ transactions at once. While transaction k commits, k+1 is produced and flushed b
 would have to wait for the markers of its last transaction (20 ms steps). Flushing before the offsets are sent cuts
 the commit to a fifth. librdkafka has no transactions v2 (KIP-890), so a delayed request could touch a later
 transaction; every sign of trouble makes a producer *tainted*, and a tainted one is replaced by a new client with the
-same id, whose initialisation fences what the old one left on the way. Only a plain refusal of the offsets, as in every
-rebalance, leaves nothing on the way: then the producer aborts and goes on. See docs/delivery.md.
+same id, whose initialisation fences what the old one left on the way. The coordinator's plain refusal of offsets, as in
+every rebalance, is no trouble: where every request was answered, a producer aborts and goes on. See docs/delivery.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streamserve.batch import OutboundBatch, Positions
 from streamserve.clock import Clock, Deadline
 from streamserve.errors import BrokerUnavailable, SinkError
 from streamserve.kafka.clients import Properties, with_callbacks
-from streamserve.kafka.errors import UNREACHABLE, first_error, sink_error
+from streamserve.kafka.errors import MOVED_ON, UNREACHABLE, first_error, sink_error
 from streamserve.kafka.producing import PartitionCounts, produce_all
 from streamserve.telemetry.logs import Log
 
@@ -42,15 +42,6 @@ MAX_AGE_S = 86_400.0
 CLOSE_TIMEOUT_S = 5.0
 ABORT_FLUSH_S = 1.0
 """How long an abort in place waits for the answers to what was produced."""
-REFUSALS = frozenset(
-    {
-        "ILLEGAL_GENERATION",
-        "REBALANCE_IN_PROGRESS",
-        "STALE_MEMBER_EPOCH",
-        "UNKNOWN_MEMBER_ID",
-    }
-)
-"""The coordinator answered that the group has moved on, and took nothing."""
 
 
 class TransactionalSink:
@@ -104,6 +95,7 @@ class TransactionalSink:
                     return None
                 self._lock.wait(deadline.remaining_s())
             slot = self._free.popleft()
+        slot.listen()
         reason = slot.taint or ("age" if slot.age_s() > MAX_AGE_S else "")
         if reason:
             self._recycle(slot, reason)
@@ -216,20 +208,23 @@ class ProducerSlot:
         Returns: whether nothing of it took effect and the client may be used again; False leaves it to a new one to
             abort.
         """
-        if self.producer is None or self.taint not in REFUSALS | {""}:
+        if self.producer is None or self.taint:
             return False
-        if not self._open:
-            return not self.taint
-        self.taint = ""
         began_s = self._clock.monotonic_s()
-        try:
-            if self.producer.flush(ABORT_FLUSH_S):
+        if self._open:
+            try:
+                if self.producer.flush(ABORT_FLUSH_S):
+                    return False
+                self.call("abort_transaction", CALL_TIMEOUT_S)
+            except (KafkaException, SinkError):
                 return False
-            self.call("abort_transaction", CALL_TIMEOUT_S)
-        except (KafkaException, SinkError):
-            return False
-        self._open = False
+            self._open = False
+        self.listen()
         return not self.taint and self._clock.monotonic_s() - began_s < SLOW_COMMIT_S
+
+    def listen(self) -> None:
+        """Have the client report what it met: a request that it sent twice may arrive twice (KIP-890)."""
+        self.producer.poll(0)
 
     def send_offsets(self, offsets: list[ClientPartition], metadata: object) -> None:
         """Add offsets to the transaction, within `OFFSETS_TIMEOUT_S` whatever the client does.
@@ -260,7 +255,8 @@ class ProducerSlot:
                 getattr(producer, operation)(*arguments)
             except KafkaException as exception:
                 error = first_error(exception)
-                self.taint = self.taint or error.name()
+                if producer is self.producer and error.code() not in MOVED_ON:
+                    self.taint = self.taint or error.name()
                 if error.retriable() and not error.txn_requires_abort() and not deadline.expired():
                     time.sleep(0.05)
                     continue

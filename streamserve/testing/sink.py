@@ -23,6 +23,7 @@ class MemorySink:
     Attributes:
         faults: what is to fail.
         recoveries: how often `recover` was called.
+        in_doubt: whether a commit took effect and failed all the same, since the last `recover`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class MemorySink:
         self.max_bytes = max_bytes
         self.faults = FaultPlan()
         self.recoveries = 0
+        self.in_doubt = False
         self._ids = list(ids)
         self._lock = threading.Condition()
         self._epochs: dict[str, int] = {}
@@ -58,7 +60,8 @@ class MemorySink:
         self.recoveries += 1
         with self.faults.around("recover"):
             self._initialise()
-        return False
+        certain, self.in_doubt = not self.in_doubt, False
+        return certain
 
     def close(self) -> None:
         with self._lock:
@@ -109,13 +112,18 @@ class MemoryTransaction:
             self._flushed = len(self._records)
 
     def commit(self, positions: Positions, metadata: object) -> None:
-        with self._sink.faults.around("commit"):
-            self._check()
-            if self._flushed != len(self._records):
-                raise SinkError("commit before flush: a defect of the caller")
-            self._sink.broker.commit_transaction(self._name, self._epoch, self._records, positions, metadata)
-            self._over = True
-            self._sink.release(self._name)
+        took_effect = False
+        try:
+            with self._sink.faults.around("commit"):
+                self._check()
+                if self._flushed != len(self._records):
+                    raise SinkError("commit before flush: a defect of the caller")
+                self._sink.broker.commit_transaction(self._name, self._epoch, self._records, positions, metadata)
+                took_effect = self._over = True
+                self._sink.release(self._name)
+        except BaseException:
+            self._sink.in_doubt |= took_effect
+            raise
 
     def abort(self) -> None:
         self._over = True

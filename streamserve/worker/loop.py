@@ -124,7 +124,7 @@ class Worker:
         self._rotation = Rotation(
             clock,
             interval_s=delivery.commit_interval_ms / 1000,
-            min_interval_s=delivery.min_interval_ms / 1000,
+            min_interval_s=delivery.min_interval_ms(goal=slo is not None) / 1000,
             want=mailbox.want,
             eager=self._shown_early,
         )
@@ -352,7 +352,7 @@ class Worker:
 
     def _begin(self) -> Transaction:
         while (transaction := self._sink.begin(1.0)) is None:
-            if self._finished.is_set():
+            if self._finished.is_set() or self._rotation.aborting:
                 raise SinkError("stopped", retryable=True)
         return transaction
 
@@ -404,8 +404,9 @@ class Worker:
 
     def _settle(self, batches: list[ScoredBatch]) -> None:
         """After a commit: positions, cache, metrics."""
-        for batch in batches:
+        for batch in batches:  # before all else: after a plain refusal these are the positions to go back to
             self._assignment.committed(batch.positions, batch.records.epochs)
+        for batch in batches:
             self._quarantine.forget(batch.positions)
             if self._cache is not None and batch.cache is not None:
                 self._cache.offer(batch.cache)

@@ -89,6 +89,11 @@ class Rotation:
         return self._held
 
     @property
+    def aborting(self) -> bool:
+        """Whether the writer is to come to rest."""
+        return self._error is not None
+
+    @property
     def waiting(self) -> bool:
         """Whether a batch is ready for the writer."""
         return bool(self._outbox)

@@ -60,6 +60,31 @@ def test_a_retryable_failure_costs_nothing(broker, operation, at):
     exactly_once(broker, 400)
 
 
+@pytest.mark.parametrize("producers", [1, 2])
+def test_a_writer_that_waits_for_a_producer_does_not_hold_up_starting_over(broker, producers, monkeypatch):
+    monkeypatch.setattr(loop, "CALL_TIMEOUT_S", 5.0)
+    running = worker(broker, engine={"max_batch_size": 4}, delivery={"commit_interval_ms": 1, "producers": producers})
+    entered, goes_on = threading.Event(), threading.Event()
+    running.sink.faults.fail("commit", RETRYABLE, at=2)
+    commit = MemoryTransaction.commit
+
+    def slow(transaction, positions, metadata):
+        if running.sink.faults.reached["commit"] == 1:
+            entered.set()
+            assert goes_on.wait(20)
+        commit(transaction, positions, metadata)
+
+    monkeypatch.setattr(MemoryTransaction, "commit", slow)
+    fill(broker, 200, partitions=2)
+    with running:
+        assert entered.wait(20)
+        until(lambda: running.sink.faults.reached["begin"] > 1 + producers)  # the writer waits for a free one
+        goes_on.set()
+        broker.wait_records("predictions", 200)
+    assert running.failure is None
+    exactly_once(broker, 200)
+
+
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_a_commit_whose_answer_is_lost_is_not_done_again(broker, at):
     running = worker(broker, engine={"max_batch_size": 8}, delivery={"commit_interval_ms": 1})
