@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Contender, Guarantee, HandWritten, Job, Worker
-from benchmarks.measure import OutputCounter
+from benchmarks.measure import OutputCounter, end
 from benchmarks.open_loop import Arrived, Sent, read_apart, send_apart, sender, vector_of
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS
@@ -99,8 +99,7 @@ class OpenLoop:
             running = self.start(job, job.output, rate=rate, seconds=whole_s, partitions=partitions)
             return summary(running, rate, seconds)
         finally:
-            process.terminate()
-            process.wait(60)
+            end(process)
 
     def start(self, job: Job, read: str, *, rate: int, seconds: float, partitions: int = PARTITIONS) -> Running:
         """Begin to send to the job's topic in a second from now, and to read a topic."""

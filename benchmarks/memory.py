@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
-from benchmarks.measure import resident_mib
+from benchmarks.measure import end, resident_mib
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import WORKLOADS
 from streamserve.demo.local_kafka import LocalKafka
@@ -68,8 +68,7 @@ def flat(bench: Bench, millions: int, figures: dict[str, list[float]]) -> None:
             rest.append(resident_mib(process.pid))
             say(f"{million:3} million events: {rest[-1]:7.1f} MiB at rest, at most {peak[-1]:7.1f} MiB at work")
     finally:
-        process.terminate()
-        process.wait(60)
+        end(process)
     steady = rest[1:]
     slope_mib = float(np.polyfit(np.arange(len(steady)), steady, 1)[0])
     figures["memory.growth_mib"] = [slope_mib * (len(steady) - 1)]

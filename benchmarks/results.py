@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tomllib
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +24,7 @@ def keep(figures: dict[str, list[float]]) -> None:
     entry = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "arguments": sys.argv[1:],
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
@@ -47,7 +49,7 @@ def compare(figures: dict[str, list[float]]) -> list[str]:
         if name not in figures:
             continue
         median = statistics.median(figures[name])
-        if median > bound.get("at_most", float("inf")) or median < bound.get("at_least", float("-inf")):
+        if not bound.get("at_least", float("-inf")) <= median <= bound.get("at_most", float("inf")):  # NaN falls, too
             limit = f"at most {bound['at_most']}" if "at_most" in bound else f"at least {bound['at_least']}"
             fallen.append(f"{name}: median {median:.2f}, wanted {limit}")
     return fallen

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks.measure import end
+
 
 class Slot:
     """A slot's process; a context manager that stops it.
@@ -40,8 +42,7 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.process is not None
-        self.process.terminate()
-        self.process.wait(60)
+        end(self.process)
 
     def alive(self) -> bool:
         """True. Raises: RuntimeError, with its log, when it has ended."""

@@ -27,7 +27,7 @@ from confluent_kafka import Producer
 from benchmarks import models
 from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
-from benchmarks.measure import OutputCounter, cpu_s
+from benchmarks.measure import OutputCounter, cpu_s, end
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS, Workload
 from streamserve.demo.local_kafka import LocalKafka
@@ -134,8 +134,7 @@ class Costs:
             sent = _send(producer, topic, texts, self._options.seconds)
             return (cpu_s(process.pid) - began_s) / sent * 1e6
         finally:
-            process.terminate()
-            process.wait(60)
+            end(process)
             counter.close()
 
 

@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from benchmarks import models
 from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
-from benchmarks.measure import cpu_s
+from benchmarks.measure import cpu_s, end
 from benchmarks.open_loop import Reader, send, until_first, vector_of
 from benchmarks.results import say, spread, verdict
 from benchmarks.workloads import PARTITIONS, WORKLOADS
@@ -112,8 +112,7 @@ class Case:
             over.set()
             sender.join()
         finally:
-            process.terminate()
-            process.wait(60)
+            end(process)
             reader.stop()
         read = np.array(reader.read_ns, dtype=np.int64)
         return self._figures(turns, np.array(reader.due_ns[: len(read)], dtype=np.int64), read)

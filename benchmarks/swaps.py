@@ -26,6 +26,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks import models
+from benchmarks.measure import end
 from benchmarks.open_loop import Reader
 from benchmarks.results import compare, keep
 from streamserve.config.loading import load
@@ -89,8 +90,7 @@ class Bench:
         self._ended.set()
         self._sender.join()
         time.sleep(2)
-        self._process.terminate()
-        self._process.wait(60)
+        end(self._process)
         self._reader.stop()
 
     def swap(self, version: str) -> None:
@@ -122,8 +122,8 @@ class Bench:
         due = np.array(self._reader.due_ns[:count], dtype=np.int64)
         read = np.array(self._reader.read_ns, dtype=np.int64)[:count]
         chosen = np.zeros(count, dtype=bool)
-        for start, end in windows:
-            chosen |= (due >= start) & (due < end)
+        for begin, finish in windows:
+            chosen |= (due >= begin) & (due < finish)
         return (read - due)[chosen] / 1e6
 
     def _command(self, kind: type[Command], **fields: object) -> float:

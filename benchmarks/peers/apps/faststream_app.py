@@ -22,6 +22,7 @@ broker = KafkaBroker(
     allow_auto_create_topics=False,
     apply_types=False,
     logger=None,
+    config={"fetch.queue.backoff.ms": 5},
 )
 
 

@@ -17,6 +17,7 @@ def main() -> None:
         auto_offset_reset="earliest",
         processing_guarantee="exactly-once" if transactional else "at-least-once",
         commit_interval=scoring.TRANSACTION_S if transactional else 5.0,
+        consumer_extra_config={"fetch.queue.backoff.ms": 5},
         producer_extra_config={
             "linger.ms": scoring.LINGER_MS,
             "compression.type": "lz4",

@@ -55,6 +55,7 @@ def main() -> None:
         consumer_group=options.group,
         auto_offset_reset="earliest",
         commit_interval=COMMIT_S,
+        consumer_extra_config={"fetch.queue.backoff.ms": 5},
         state_dir=options.folder,
         loglevel="WARNING",
         auto_create_topics=False,
