@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     width = max(map(len, CASES))
     print(__doc__, *(f"{case:{width}}  {text}" for case, (_, text) in CASES.items()), sep="\n")
     print("\nOptions of a case: scripts/bench CASE --help")
-    return 0 if name == "help" else 2
+    return 0 if name in {"help", "-h"} else 2
 
 
 if __name__ == "__main__":
