@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from streamserve.columns import joined, kind
+from streamserve.columns import HeaderRows, joined, kind
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -164,7 +164,7 @@ class RecordBatch:
             timestamp_ms=self.timestamp_ms[part],
             key=self.key[part],
             value=self.value[part],
-            headers=_HeaderRows.of(self.headers, start, stop),
+            headers=HeaderRows.of(self.headers, start, stop),
             positions=positions_after(topic, partition, offset),
         )
 
@@ -176,24 +176,6 @@ def positions_after(topic: Sequence[str], partition: Sequence[int], offset: Sequ
         return {TopicPartition(topic[0], number): end + 1 for number, end in last.items()}
     ends = dict(zip(zip(topic, partition, strict=True), offset, strict=True))
     return {TopicPartition(*place): end + 1 for place, end in ends.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _HeaderRows:
-    """The header column of rows of a batch: always of the first batch, however often its rows were split."""
-
-    whole: Callable[[], list[Headers | None]]
-    start: int
-    stop: int
-
-    @classmethod
-    def of(cls, headers: Callable[[], list[Headers | None]], start: int, stop: int) -> _HeaderRows:
-        if isinstance(headers, _HeaderRows):
-            return cls(headers.whole, headers.start + start, headers.start + stop)
-        return cls(headers, start, stop)
-
-    def __call__(self) -> list[Headers | None]:
-        return self.whole()[self.start : self.stop]
 
 
 Column = Tensor | list[str | None]

@@ -1,14 +1,15 @@
-"""Columns of rows: pieces of one array as rows of different lengths, and columns of several batches as one."""
+"""Columns of rows: pieces of one array as rows of different lengths, columns of several batches as one, of a part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from streamserve.batch import I64, Column, Tensor
+    from streamserve.batch import I64, Column, Headers, Tensor
 
 
 def ragged(flat: Tensor, lengths: I64) -> Tensor:
@@ -28,3 +29,21 @@ def joined(columns: Sequence[Column]) -> Column:
 def kind(column: Column) -> object:
     """What columns that can be joined have in common."""
     return list if isinstance(column, list) else (column.dtype, column.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRows:
+    """The header column of rows of a batch: always of the first batch, however often its rows were split."""
+
+    whole: Callable[[], list[Headers | None]]
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, headers: Callable[[], list[Headers | None]], start: int, stop: int) -> HeaderRows:
+        if isinstance(headers, HeaderRows):
+            return cls(headers.whole, headers.start + start, headers.start + stop)
+        return cls(headers, start, stop)
+
+    def __call__(self) -> list[Headers | None]:
+        return self.whole()[self.start : self.stop]

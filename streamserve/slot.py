@@ -1,6 +1,6 @@
 """The process of one worker slot: `python -m streamserve.slot`, started by the supervisor of `streamserve run`.
 
-Owns what belongs to a process: signals, the interpreter's switch interval, the exit code. SIGTERM or SIGINT drains; a
+Owns what belongs to a process: signals, the collector's thresholds, the exit code. SIGTERM or SIGINT drains; a
 second one ends at once with 143 or 130.
 """
 
@@ -18,9 +18,6 @@ from streamserve.telemetry.logs import Log
 from streamserve.worker.quarantine import DEVICE_FAULT_EXIT_CODE
 from streamserve.worker.supervisor import EXIT_STOP_ALL
 
-SWITCH_INTERVAL_S = 0.0005
-"""With the default of 5 ms a thread that returns from C waits too long for its turn."""
-
 GC_THRESHOLDS = (50_000, 20, 50)
 """A batch makes thousands of short-lived objects and no cycles; the default would look through them many times."""
 
@@ -34,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slot-name", required=True)
     parser.add_argument("--verbosity", type=int, default=0)
     options = parser.parse_args(arguments)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = Log.open(verbosity=options.verbosity).bind(slot=options.slot_name)
     overrides = dict(pair.split("=", 1) for pair in options.set)
     try:

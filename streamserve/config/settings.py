@@ -195,7 +195,7 @@ class DeliverySettings(Settings):
     """No progress for so long, with lag and reachable brokers, fails liveness."""
 
     def min_interval_ms(self, *, goal: bool) -> float:
-        """The shortest time between two commits; `goal`: whether there is one for latency, which counts to the commit."""
+        """The shortest time between two commits; `goal`: whether one for latency counts to the commit."""
         if self.commit_min_interval_ms is not None:
             return self.commit_min_interval_ms
         hurried = goal or self.guarantee == "exactly_once"

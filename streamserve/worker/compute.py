@@ -28,6 +28,7 @@ from streamserve.pipeline.stages import Job, Stages
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.rotation import Rotation
+from streamserve.worker.switching import SwitchInterval
 
 FULL = frozenset({"size", "bytes", "deadline"})
 """Reasons that say that more is behind."""
@@ -79,7 +80,8 @@ class Compute:
         self._clock = clock
         self._slo = slo
         self._patient = False
-        self._may_wait = in_flight == 1 and slo is None
+        self._adapts = in_flight == 1 and slo is None
+        self._switching = SwitchInterval()
         self._room = threading.Semaphore(in_flight)
         self._to_infer: SimpleQueue[Work | None] = SimpleQueue()
         self._to_finish: SimpleQueue[Work | None] = SimpleQueue()
@@ -136,6 +138,7 @@ class Compute:
         """The next batch that is ours; None at the end."""
         while (taken := self._mailbox.take(patient=self._patient)) is not None:
             records, reason = taken
+            self._switching.flooded(self._adapts and reason in FULL)
             metrics = self._metrics.now
             metrics.batch_closed(reason)
             metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
@@ -150,6 +153,6 @@ class Compute:
         if self._slo is not None:
             self._slo.scored(job.deployment, sum(leg.inferred for leg in batch.legs), batch.compute_s)
             more_behind = more_behind and self._slo.catching_up  # else the goal wants a commit now
-        self._patient = self._may_wait and batch.compute_s < QUICK_S
+        self._patient = self._adapts and batch.compute_s < QUICK_S
         self._ratio.add(batch.tally)
         self._rotation.put(batch, more_behind=more_behind)

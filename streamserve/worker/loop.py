@@ -140,8 +140,7 @@ class Worker:
             clock=clock,
             slo=slo,
         )
-        self._draining = threading.Event()
-        self._finished = threading.Event()
+        self._draining, self._finished = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._aborts = 0
         self._commit_began_s: float | None = None

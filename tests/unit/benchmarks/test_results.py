@@ -33,7 +33,9 @@ def test_a_median_on_its_bound_holds(folder: Path) -> None:
     assert results.compare({"a.cpu": [1.5], "a.throughput": [0.9]}) == []
 
 
-@pytest.mark.parametrize(("name", "values"), [("a.cpu", [1.0, 1.6, 1.7]), ("a.throughput", [0.7, 0.8, 2.0]), ("a.cpu", [nan])])
+@pytest.mark.parametrize(
+    ("name", "values"), [("a.cpu", [1.0, 1.6, 1.7]), ("a.throughput", [0.7, 0.8, 2.0]), ("a.cpu", [nan])]
+)
 def test_a_median_beyond_its_bound_falls(folder: Path, name: str, values: list[float]) -> None:
     (line,) = results.compare({name: values})
     assert line.startswith(f"{name}: median {median(values):.2f}")
