@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from benchmarks.contenders import Contender, Guarantee, Job
 from benchmarks.measure import OutputCounter, Throughput, work_off
 from benchmarks.workloads import PARTITIONS, Workload
+
+KEYS = 1000
 
 
 class Bench:
@@ -38,12 +40,12 @@ class Bench:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{topic} did not come about")
 
-    def fill(self, topic: str, events: Iterable[bytes], partitions: int = PARTITIONS) -> None:
-        """Make a topic of these events; 1,000 keys, partition by partition in turn."""
+    def fill(self, topic: str, events: Iterable[bytes], partitions: int = PARTITIONS, keys: int = KEYS) -> None:
+        """Make a topic of these events; so many keys, partition by partition in turn."""
         self.create(topic, partitions=partitions)
-        self.append(topic, events)
+        self.append(topic, events, keys)
 
-    def append(self, topic: str, events: Iterable[bytes]) -> None:
+    def append(self, topic: str, events: Iterable[bytes], keys: int = KEYS) -> None:
         """Add events to a topic, as `fill` does."""
         partitions = self._partitions[topic]
         producer = Producer(
@@ -52,7 +54,7 @@ class Bench:
         for i, event in enumerate(events):
             while True:
                 try:
-                    producer.produce(topic, event, b"k%d" % (i % 1000), i % partitions)
+                    producer.produce(topic, event, b"k%d" % (i % keys), i % partitions)
                     break
                 except BufferError:
                     producer.poll(0.1)
@@ -84,31 +86,40 @@ class Bench:
         guarantee: Guarantee,
         events: int,
         flow_s: float = math.inf,
+        topics: Sequence[str] = (),
     ) -> Throughput:
-        """Have `contender` work off a topic of `events` events, at most for `flow_s` after its first output."""
+        """Have `contender` work off a topic of `events` events, at most for `flow_s` after its first output.
+
+        Args:
+            topics: all that it reads, when `topic` is not the only one.
+        """
         job = self.job(contender, workload, topic, guarantee)
         counter = OutputCounter(self.bootstrap, job.output, self._partitions[topic])
         try:
             log = self.folder / f"{job.name}.log"
             found = work_off(contender.command(job), counter, events, flow_s=flow_s, log=log)
-            share = self._share_of_events(job, counter.count()) if guarantee == "exactly_once" else 1.0
+            share = self._share_of_events(job, counter.count(), topics) if guarantee == "exactly_once" else 1.0
         finally:
             counter.close()
         return replace(
             found, events_per_s=found.events_per_s * share, cpu_s_per_million=found.cpu_s_per_million / share
         )
 
-    def _share_of_events(self, job: Job, offsets: int) -> float:
+    def _share_of_events(self, job: Job, offsets: int, topics: Sequence[str]) -> float:
         """The share of predictions among the offsets of the output; the others are transactions' control records."""
-        events = self.committed(job)
+        events = self.committed(job, topics)
         if not 0.5 * offsets < events <= offsets:
             raise RuntimeError(f"{job.name} committed {events} events and wrote {offsets} offsets")
         return events / offsets
 
-    def committed(self, job: Job) -> int:
-        """How many events of its topic the job's group has committed."""
+    def committed(self, job: Job, topics: Sequence[str] = ()) -> int:
+        """How many events of its topic, or of these, the job's group has committed."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": job.name})
-        partitions = [TopicPartition(job.topic, number) for number in range(self._partitions[job.topic])]
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in topics or [job.topic]
+            for number in range(self._partitions[topic])
+        ]
         try:
             return sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
         finally:

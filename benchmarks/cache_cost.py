@@ -18,13 +18,12 @@ import tempfile
 from pathlib import Path
 
 import redis
-from confluent_kafka import Producer
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
 from benchmarks.measure import Throughput
 from benchmarks.results import say, spread, verdict
-from benchmarks.workloads import PARTITIONS, WORKLOADS
+from benchmarks.workloads import WORKLOADS
 from streamserve.demo.local_kafka import LocalKafka
 from streamserve.demo.local_redis import LocalRedis
 
@@ -67,7 +66,7 @@ class Costs:
     def run(self, keys: str, pairs: int) -> None:
         """All pairs of a case."""
         distinct = min(KEYS[keys], self._events)
-        self._fill(keys, distinct)
+        self._bench.fill(keys, self._workload.events(self._events), keys=distinct)  # a key stays in its partition
         self._cost(keys, self._without)  # the first run on a new topic is slow: left out
         for number in range(pairs):
             if number % 2:
@@ -90,20 +89,6 @@ class Costs:
             ):
                 self.figures.setdefault(f"cache.{keys}.{figure}", []).append(value)
         say(f"{keys:5} CPU ratio {spread(self.figures[f'cache.{keys}.cpu_ratio'])}")
-
-    def _fill(self, keys: str, distinct: int) -> None:
-        """A topic of the workload's events; a key stays in its partition."""
-        self._bench.create(keys)
-        producer = Producer(
-            {
-                "bootstrap.servers": self._bench.bootstrap,
-                "queue.buffering.max.messages": 2_000_000,
-                "compression.type": "lz4",
-            }
-        )
-        for number, event in enumerate(self._workload.events(self._events)):
-            producer.produce(keys, event, b"k%d" % (number % distinct), number % PARTITIONS)
-        producer.flush()
 
     def _cached(self, keys: str, distinct: int) -> Throughput:
         """A run with the cache, which must hold every key in the end."""

@@ -94,6 +94,11 @@ class Worker:
         self._module = module
 
     def command(self, job: Job) -> list[str]:
+        command = [sys.executable, "-m", *self._module, "--config", str(self.configure(job))]
+        return [*command, "--slot-name", job.name, "--verbosity", "-2"]
+
+    def configure(self, job: Job) -> Path:
+        """Write its `streamserve.yaml`. Returns: where it is."""
         config = job.folder / f"{job.name}.yaml"
         config.write_text(
             job.workload.config(
@@ -105,8 +110,7 @@ class Worker:
                 extra=f"delivery: {{guarantee: {job.guarantee}}}\nstate_dir: {job.folder / job.name}\n{self._extra}",
             )
         )
-        command = [sys.executable, "-m", *self._module, "--config", str(config), "--slot-name", job.name]
-        return [*command, "--verbosity", "-2"]
+        return config
 
     def versions(self) -> dict[str, str]:
         return {"streamserve": version("streamserve")}

@@ -25,6 +25,7 @@ from benchmarks.turns import (
     speeds,
     take_turns,
     throughput_ratios,
+    turn_parser,
     warm,
 )
 from benchmarks.workloads import WORKLOADS, Format, formatted
@@ -100,16 +101,10 @@ class Goals:
 
 def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench goals", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turn_parser("goals", __doc__, rounds=5, seconds=2.5)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--guarantees", nargs="+", default=GUARANTEES, choices=GUARANTEES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.5, help="longest flow of one run")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
-    parser.add_argument("--dry", action="store_true", help="keep no results")
     parser.add_argument(
         "--slowed", type=float, metavar="MICROSECONDS", help="make the worker so much slower an event; keeps no results"
     )

@@ -85,9 +85,7 @@ class Turn:
 
     def _config(self, job: Job) -> str:
         """The worker's, with the group's protocol; its log on standard error is what tells who had which partition."""
-        Worker().command(job)
-        text = (job.folder / f"{job.name}.yaml").read_text()
-        return text.replace("kafka: {", f"kafka: {{{PROTOCOLS[self._protocol]}")
+        return Worker().configure(job).read_text().replace("kafka: {", f"kafka: {{{PROTOCOLS[self._protocol]}")
 
 
 def sleep_until(moment_ns: int) -> None:

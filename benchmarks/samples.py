@@ -29,6 +29,7 @@ from benchmarks.broker import Bench
 from benchmarks.contenders import Worker
 from benchmarks.measure import OutputCounter, cpu_s, end
 from benchmarks.results import say, spread, verdict
+from benchmarks.running import wait_for
 from benchmarks.workloads import PARTITIONS, WORKLOADS, Workload
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -128,7 +129,7 @@ class Costs:
         try:
             producer.produce(topic, texts[0], partition=0)
             producer.flush()
-            _until(lambda: counter.count() > 0)
+            wait_for(lambda: counter.count() > 0, 60)
             _send(producer, topic, texts, WARM_S)
             began_s = cpu_s(process.pid)
             sent = _send(producer, topic, texts, self._options.seconds)
@@ -136,14 +137,6 @@ class Costs:
         finally:
             end(process)
             counter.close()
-
-
-def _until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"nothing within {timeout_s} s")
-        time.sleep(0.1)
 
 
 def _send(producer: Producer, topic: str, texts: list[bytes], seconds: float) -> int:

@@ -17,18 +17,15 @@ import os
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
-
 from benchmarks.broker import Bench
 from benchmarks.contenders import Job, Worker
-from benchmarks.measure import OutputCounter, Throughput, work_off
+from benchmarks.measure import Throughput
 from benchmarks.results import say, verdict
-from benchmarks.turns import Figures, cpu_ratios, report, row, speeds, throughput_ratios
+from benchmarks.turns import Figures, Runs, cpu_ratios, report, speeds, take_turns, throughput_ratios, turn_parser
 from benchmarks.workloads import WORKLOADS
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -52,15 +49,6 @@ class Backlog:
         for number, topic in enumerate(self.topics):
             bench.fill(topic, events[number :: len(self.topics)], self.partitions)
 
-    def committed(self, job: Job) -> int:
-        """Events of it that the group of `job` has done."""
-        consumer = Consumer({"bootstrap.servers": job.bootstrap, "group.id": job.name})
-        asked = [TopicPartition(topic, number) for topic in self.topics for number in range(self.partitions)]
-        try:
-            return sum(max(0, partition.offset) for partition in consumer.committed(asked, timeout=10))
-        finally:
-            consumer.close()
-
 
 class Slots(Worker):
     """Worker slots under a supervisor, as `streamserve run` starts them.
@@ -80,9 +68,19 @@ class Slots(Worker):
 
     def command(self, job: Job) -> list[str]:
         """The supervisor's command line."""
-        config = Path(super().command(replace(job, topic=", ".join(self.backlog.topics)))[4])
+        config = self.configure(replace(job, topic=", ".join(self.backlog.topics)))
         command = [sys.executable, "-m", "streamserve", "-qq", "run", "--config", str(config), "--slot", job.name]
         return [*command, "--workers", str(self._count), "--set", f"engine.max_batch_size={self._max_batch_size}"]
+
+    @property
+    def case(self) -> str:
+        """The first of its topics."""
+        return self.backlog.topics[0]
+
+    def run(self, bench: Bench) -> Throughput:
+        """One run of a `Runner`."""
+        backlog = self.backlog
+        return bench.work_off(self, WORKLOAD, backlog.topics[0], "exactly_once", backlog.events, topics=backlog.topics)
 
 
 class Scale:
@@ -133,36 +131,18 @@ class Scale:
             if size != DEFAULT_SIZE:
                 self._compare(f"scale.batch.{size}_over_{DEFAULT_SIZE}", runs, f"batch-{size}", f"batch-{DEFAULT_SIZE}")
 
-    def _take_turns(self, entries: Sequence[Slots]) -> dict[str, list[Throughput]]:
-        """Fill what they read, run everybody once a round, after a run that does not count."""
+    def _take_turns(self, entries: Sequence[Slots]) -> Runs:
+        """Fill what they read, and run them."""
         backlogs = list(dict.fromkeys(entry.backlog for entry in entries))
         for backlog in backlogs:
             backlog.fill(self._bench)
-        self._work_off(entries[0])
-        runs: dict[str, list[Throughput]] = defaultdict(list)
-        for turn in range(self._options.rounds):
-            for entry in entries if turn % 2 == 0 else reversed(entries):
-                found = self._work_off(entry)
-                runs[entry.name].append(found)
-                say(f"{entry.name:16} {turn + 1} {row(found)}, the first after {found.first_s:.1f} s")
+        runs = take_turns(self._bench, entries, self._options.rounds)
         for backlog in backlogs:
             for topic in backlog.topics:
                 self._bench.delete(topic)
         return runs
 
-    def _work_off(self, entry: Slots) -> Throughput:
-        job = self._bench.job(entry, WORKLOAD, entry.backlog.topics[0], "exactly_once")
-        counter = OutputCounter(job.bootstrap, job.output, entry.backlog.partitions)
-        try:
-            found = work_off(entry.command(job), counter, entry.backlog.events)
-            share = entry.backlog.committed(job) / counter.count()  # the rest are transactions' control records
-        finally:
-            counter.close()
-        return replace(
-            found, events_per_s=found.events_per_s * share, cpu_s_per_million=found.cpu_s_per_million / share
-        )
-
-    def _compare(self, name: str, runs: dict[str, list[Throughput]], of: str, over: str) -> None:
+    def _compare(self, name: str, runs: Runs, of: str, over: str) -> None:
         self.figures[f"{name}.throughput"] = throughput_ratios(runs, of, over)
         self.figures[f"{name}.cpu"] = cpu_ratios(runs, of, over)
         self.figures |= speeds("scale", {of: runs[of], over: runs[over]})
@@ -175,13 +155,8 @@ class Scale:
 def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
     cases = ["workers", "partitions", "topics", "batch"]
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turn_parser("scale", __doc__, rounds=3, seconds=None)
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
-    parser.add_argument("--dry", action="store_true", help="keep no results")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         figures = Scale(Bench(kafka.bootstrap, Path(folder)), options).run()

@@ -92,9 +92,8 @@ class Case:
         worker = Worker("rollout: {}")
         job = self._bench.job(worker, workload, topic, "exactly_once")
         command = worker.command(job)
-        config = job.folder / f"{job.name}.yaml"
         models.save(models.mlp(), job.folder / "models" / workload.name / STABLE)
-        settings = load(config, {}, {}).settings
+        settings = load(worker.configure(job), {}, {}).settings
         self._create(job.name)
         vector = vector_of(workload)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

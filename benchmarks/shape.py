@@ -14,7 +14,18 @@ from pathlib import Path
 from benchmarks.broker import Bench
 from benchmarks.contenders import HandWritten, Worker
 from benchmarks.results import verdict
-from benchmarks.turns import Entry, Figures, Topic, cpu_ratios, report, speeds, take_turns, throughput_ratios, warm
+from benchmarks.turns import (
+    Entry,
+    Figures,
+    Topic,
+    cpu_ratios,
+    report,
+    speeds,
+    take_turns,
+    throughput_ratios,
+    turn_parser,
+    warm,
+)
 from benchmarks.workloads import PARTITIONS, Workload, formatted, perceptron
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -53,15 +64,9 @@ class Shapes:
 
 def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench shape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turn_parser("shape", __doc__, rounds=3, seconds=2.5)
     parser.add_argument("--partitions", nargs="*", type=int, default=[1, 4, 16, 64])
     parser.add_argument("--features", nargs="*", type=int, default=[16, 64, 256, 784, 2048])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.5, help="longest flow of one run")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
-    parser.add_argument("--dry", action="store_true", help="keep no results")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         figures = Shapes(Bench(kafka.bootstrap, Path(folder)), options).run()

@@ -5,10 +5,12 @@ Within a round everybody has one run; the order is turned around from round to r
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.broker import Bench
 from benchmarks.contenders import Contender, Guarantee
@@ -38,9 +40,28 @@ class Topic:
     flow_s: float
 
 
+class Runner(Protocol):
+    """Whoever takes turns.
+
+    Attributes:
+        name: in figures.
+        case: what it works off, for the lines that are said.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def case(self) -> str: ...
+
+    def run(self, bench: Bench) -> Throughput:
+        """One run."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A contender, what it has to give, and the topic that it works off."""
+    """A contender, what it has to give, and the topic that it works off: a `Runner`."""
 
     contender: Contender
     guarantee: Guarantee
@@ -51,15 +72,19 @@ class Entry:
         """In figures."""
         return f"{self.guarantee}.{self.contender.name}"
 
+    @property
+    def case(self) -> str:
+        """Its topic."""
+        return self.topic.name
+
     def run(self, bench: Bench) -> Throughput:
-        """One run."""
         topic = self.topic
         return bench.work_off(
             self.contender, topic.workload, topic.name, self.guarantee, topic.events, flow_s=topic.flow_s
         )
 
 
-def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int, left_out: list[str] | None = None) -> Runs:
+def take_turns(bench: Bench, entries: Sequence[Runner], rounds: int, left_out: list[str] | None = None) -> Runs:
     """Run everybody once a round and say what came out, after a run of the first one that does not count.
 
     With a list for those who are `left_out`, whoever fails takes no further turn, and a line in it says why; without
@@ -80,19 +105,33 @@ def take_turns(bench: Bench, entries: Sequence[Entry], rounds: int, left_out: li
                 del runs[entry.name]
                 continue
             runs[entry.name].append(found)
-            say(f"{entry.topic.name:24} {turn + 1} {entry.name:28} {row(found)}")
+            say(f"{entry.case:24} {turn + 1} {entry.name:28} {row(found)}")
     return runs
 
 
-def warm(bench: Bench, entries: Sequence[Entry]) -> None:
+def warm(bench: Bench, entries: Sequence[Runner]) -> None:
     """Run without counting: a broker that was just started is several times slower until its JVM has compiled."""
     for entry in entries:
         entry.run(bench)
 
 
+def turn_parser(case: str, text: str | None, *, rounds: int, seconds: float | None) -> argparse.ArgumentParser:
+    """The options of every case in which contenders take turns; without `seconds` a run has no longest flow."""
+    made = argparse.ArgumentParser(
+        prog=f"scripts/bench {case}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--rounds", type=int, default=rounds)
+    if seconds is not None:
+        made.add_argument("--seconds", type=float, default=seconds, help="longest flow of one run")
+    made.add_argument("--scale", type=float, default=1.0, help="of the backlogs")
+    made.add_argument("--dry", action="store_true", help="keep no results")
+    return made
+
+
 def row(run: Throughput) -> str:
     """A run in a few words."""
-    return f"{run.events_per_s:9,.0f} ev/s {run.cpu_s_per_million:7.2f} CPU s per million {run.peak_mib:5.0f} MiB"
+    speed = f"{run.events_per_s:9,.0f} ev/s {run.cpu_s_per_million:7.2f} CPU s per million"
+    return f"{speed} {run.peak_mib:5.0f} MiB, the first after {run.first_s:.1f} s"
 
 
 def speeds(case: str, runs: Runs) -> Figures:

@@ -20,7 +20,18 @@ from benchmarks.latency import Latency, OpenLoop
 from benchmarks.peers import OwnFormat, Peer
 from benchmarks.peers.check import PEERS
 from benchmarks.results import number, say, verdict
-from benchmarks.turns import FAILURES, Entry, Figures, Runs, Topic, cpu_ratios, row, take_turns, throughput_ratios
+from benchmarks.turns import (
+    FAILURES,
+    Entry,
+    Figures,
+    Runs,
+    Topic,
+    cpu_ratios,
+    row,
+    take_turns,
+    throughput_ratios,
+    turn_parser,
+)
 from benchmarks.workloads import WORKLOADS, formatted
 from streamserve.demo.local_kafka import LocalKafka
 
@@ -132,18 +143,12 @@ class Table:
 
 def main(argv: Sequence[str]) -> int:
     """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turn_parser("peers", __doc__, rounds=3, seconds=12.0)
     names = [peer.name for peer in PEERS]
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="peers")
     parser.add_argument("--workload", default="mlp", choices=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=12.0, help="longest flow of one run")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the backlog")
     parser.add_argument("--rate", type=int, default=2000, help="events a second for latency; 0 leaves it out")
     parser.add_argument("--latency-seconds", type=float, default=6.0, help="of each latency run")
-    parser.add_argument("--dry", action="store_true", help="keep no results")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         table = Table(Bench(kafka.bootstrap, Path(folder)), options)

@@ -15,6 +15,7 @@ from streamserve.cli.interrupts import Interrupted, Interrupts
 from streamserve.cli.options import Format, FormatOption
 from streamserve.demo.backing import BrokerChoice
 from streamserve.demo.injection import Fault, Injection
+from streamserve.worker.switching import CALM_S
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from streamserve.demo.summary import Summary
 
 INTERRUPTED_IN_SET_UP = 130
-SWITCH_INTERVAL_S = 0.0005
-"""As in a worker: a reader that waits 5 ms for the thread that draws would measure that wait as latency."""
 
 _INJECT_HELP = f"Let the data go wrong from then on (default: 15 s or half way): {', '.join(Fault)}. May be repeated."
 
@@ -63,7 +62,7 @@ def command(
     from streamserve.demo.play import DemoOptions
     from streamserve.demo.replay import Pace
 
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(CALM_S)  # a reader that waits 5 ms for the thread that draws would measure that as latency
     pace = Pace(rate=rate, events=events, seconds=seconds)
     options = DemoOptions(pace=pace, broker=broker, workers=workers, port=port, injections=_injections(inject or []))
     raise typer.Exit(_run(options, format, keep=keep))

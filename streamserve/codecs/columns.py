@@ -70,6 +70,21 @@ def assemble(
             fields[feature.name] = next(floats)
         else:
             fields[feature.name] = _integer_column(column)
+    return with_roles(layout, records, kept, fields, columns)
+
+
+def with_roles(
+    layout: EventLayout,
+    records: RecordBatch,
+    kept: list[int],
+    fields: dict[str, Column],
+    columns: Sequence[Sequence[object]],
+) -> EventBatch:
+    """An `EventBatch` whose id, key and time are the `columns` that have these roles; one per name of the layout.
+
+    Raises:
+        Unfit: see `event_batch`.
+    """
     return event_batch(
         records,
         kept,

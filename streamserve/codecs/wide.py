@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from streamserve.batch import F32, F64, Bools, EventBatch, RecordBatch, Reject
-from streamserve.codecs.columns import Trouble, event_batch
+from streamserve.batch import F32, F64, Bools, Column, EventBatch, RecordBatch, Reject
+from streamserve.codecs.columns import Trouble, with_roles
 from streamserve.codecs.layout import EventLayout
 from streamserve.codecs.typed import TypedDecoder
 from streamserve.config.settings import VectorSettings
@@ -94,16 +94,8 @@ class WideDecoder:
             kept = [i for i in kept if i not in bad]
             vectors = vectors[kept]
             columns = [[column[i] for i in kept] for column in columns]
-        layout, every = self._layout, [None, *columns]
-        events = event_batch(
-            records,
-            kept,
-            {self._spec.field: vectors},
-            ids=None if layout.id is None else every[layout.id],
-            keys=None if layout.key is None else every[layout.key],
-            times=None if layout.event_time is None else every[layout.event_time],
-        )
-        return events, rejects
+        fields: dict[str, Column] = {self._spec.field: vectors}
+        return with_roles(self._layout, records, kept, fields, [(), *columns]), rejects  # the vector has no other role
 
 
 def _converted(packed: Packed, vectors: F32 | F64) -> list[int]:

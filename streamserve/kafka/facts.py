@@ -50,7 +50,6 @@ def topic_facts(settings: PipelineSettings) -> TopicFacts:
         BrokerUnavailable: nobody answers.
         ContractError: a topic is missing, or has no partition.
     """
-    # The client's own lines would be on the terminal: what they are about comes back as an error.
     admin = quiet_admin(settings)
     outputs = [settings.output.topic, settings.dead_letter.topic]
     keys = "input.topics, output.topic or dead_letter.topic"

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import scoring
-from quixstreams import Application, message_context
-from quixstreams.models.serializers import BytesSerializer, JSONDeserializer, JSONSerializer
+from quix_shared import application, events
+from quixstreams import message_context
+from quixstreams.models.serializers import BytesSerializer, JSONSerializer
 
 
 def main() -> None:
     options = scoring.options()
     model = scoring.Model(options.model)
     transactional = options.guarantee == "exactly_once"
-    app = Application(
-        broker_address=options.bootstrap,
-        consumer_group=options.group,
-        auto_offset_reset="earliest",
+    app = application(
+        options,
         processing_guarantee="exactly-once" if transactional else "at-least-once",
         commit_interval=scoring.TRANSACTION_S if transactional else 5.0,
-        consumer_extra_config={"fetch.queue.backoff.ms": 5},
         producer_extra_config={
             "linger.ms": scoring.LINGER_MS,
             "compression.type": "lz4",
             "queue.buffering.max.messages": 1_000_000,
         },
-        state_dir=options.folder,
-        loglevel="WARNING",
-        auto_create_topics=False,
-        broker_availability_timeout=0,
-    )
-    source = app.topic(
-        options.topic, key_deserializer="bytes", value_deserializer=JSONDeserializer(loads=scoring.decode)
     )
     sink = app.topic(
         options.output, key_serializer=BytesSerializer(), value_serializer=JSONSerializer(dumps=scoring.encode)
@@ -46,7 +37,7 @@ def main() -> None:
             time_ms=timestamp,
         )
 
-    app.dataframe(source).apply(score, metadata=True).to_topic(sink)
+    events(app, options).apply(score, metadata=True).to_topic(sink)
     app.run()
 
 

@@ -6,8 +6,7 @@ import argparse
 
 import scoring
 from confluent_kafka import Producer
-from quixstreams import Application
-from quixstreams.models.serializers import JSONDeserializer
+from quix_shared import application, events
 from quixstreams.sinks import BatchingSink, SinkBatch
 
 COMMIT_S = 0.25
@@ -50,21 +49,8 @@ class Predictions(BatchingSink):
 
 def main() -> None:
     options = scoring.options()
-    app = Application(
-        broker_address=options.bootstrap,
-        consumer_group=options.group,
-        auto_offset_reset="earliest",
-        commit_interval=COMMIT_S,
-        consumer_extra_config={"fetch.queue.backoff.ms": 5},
-        state_dir=options.folder,
-        loglevel="WARNING",
-        auto_create_topics=False,
-        broker_availability_timeout=0,
-    )
-    source = app.topic(
-        options.topic, key_deserializer="bytes", value_deserializer=JSONDeserializer(loads=scoring.decode)
-    )
-    app.dataframe(source).sink(Predictions(options))
+    app = application(options, commit_interval=COMMIT_S)
+    events(app, options).sink(Predictions(options))
     app.run()
 
 
