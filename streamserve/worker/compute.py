@@ -1,7 +1,8 @@
-"""The compute side of a slot: batches from the mailbox, through the stages, to the writer, in the order they came.
+"""The compute side of a slot: batches from the mailbox, through the stages, to the outbox, in the order they came.
 
-With one batch in flight a single thread does it all. With more, three threads stand in a line, so that one batch is in
-the engine while the next is decoded and the last encoded:
+With one batch in flight a single thread does it all: a thread of its own or, while the engine is quick, the poll thread
+in its place (`quick`, `score_next`). With more, three threads stand in a line, so that one batch is in the engine while
+the next is decoded and the last encoded:
 
     mailbox ──prepare──> [prepared] ──infer──> [inferred] ──finish──> outbox
 
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from streamserve.batch import CloseReason, RecordBatch
 from streamserve.clock import Clock
 from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.ratio import RejectRatio
@@ -27,16 +29,14 @@ from streamserve.pipeline.slo import SloPlanner
 from streamserve.pipeline.stages import Job, Stages
 from streamserve.telemetry.versions import VersionMetrics
 from streamserve.worker.mailbox import Mailbox
+from streamserve.worker.pace import Pace
 from streamserve.worker.rotation import Rotation
 from streamserve.worker.switching import SwitchInterval
 
 FULL = frozenset({"size", "bytes", "deadline"})
 """Reasons that say that more is behind."""
 
-QUICK_S = 0.002
-"""A batch that takes less is not begun before the writer wants it: until then it grows, and rows that come one by one
-are not scored one by one. A slower engine starts at once, so that it works while others write."""
-
+Taken = tuple[RecordBatch, CloseReason]
 Work = tuple[Job, bool]
 """A batch, and whether the next one is behind it already."""
 
@@ -79,7 +79,8 @@ class Compute:
         self._metrics = metrics
         self._clock = clock
         self._slo = slo
-        self._patient = False
+        self._pace = Pace()
+        self._flooded = False
         self._adapts = in_flight == 1 and slo is None
         self._switching = SwitchInterval()
         self._room = threading.Semaphore(in_flight)
@@ -88,6 +89,16 @@ class Compute:
         self.lanes: tuple[Callable[[], None], ...] = (
             (self.compute,) if in_flight == 1 else (self.prepare, self.infer, self.finish)
         )
+
+    @property
+    def quick(self) -> bool:
+        """Whether the poll thread may score as well."""
+        return self._pace.quick
+
+    @property
+    def flooded(self) -> bool:
+        """Whether the last batch was full, so that more is behind it."""
+        return self._flooded
 
     def abandon(self) -> None:
         """Let the lanes end without a drain; the mailbox is closed already."""
@@ -99,20 +110,34 @@ class Compute:
 
     def compute(self) -> None:
         """Take, prepare, infer and finish one batch after the other."""
-        while (work := self._prepared()) is not None:
+        while (taken := self._mailbox.take()) is not None:
+            self._score(taken)
+            del taken
+        self._rotation.close()
+
+    def score_next(self) -> bool:
+        """Take, prepare, infer and finish a batch, if one is ready. On the thread that borrowed the mailbox."""
+        taken = self._mailbox.take_now()
+        if taken is not None:
+            self._score(taken)
+        return taken is not None
+
+    def _score(self, taken: Taken) -> None:
+        if (work := self._prepared(taken)) is not None:
             self._stages.infer(work[0])
             self._finished(work)
-            del work
-        self._rotation.close()
 
     # -- several -------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Take and prepare, as far ahead as there is room."""
-        while self._room.acquire() and (work := self._prepared()) is not None:
+        while self._room.acquire() and (taken := self._mailbox.take()) is not None:
+            if (work := self._prepared(taken)) is None:
+                self._room.release()
+                continue
             self._mailbox.before_engine(+1)
             self._to_infer.put(work)
-            del work
+            del taken, work
         self._to_infer.put(None)
 
     def infer(self) -> None:
@@ -134,18 +159,18 @@ class Compute:
 
     # -- both ----------------------------------------------------------------------------------------------------
 
-    def _prepared(self) -> Work | None:
-        """The next batch that is ours; None at the end."""
-        while (taken := self._mailbox.take(patient=self._patient)) is not None:
-            records, reason = taken
-            self._switching.flooded(self._adapts and reason in FULL)
-            metrics = self._metrics.now
-            metrics.batch_closed(reason)
-            metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
-            positions = records.next_positions()
-            if len(self._assignment.stale(positions, records.epochs)) < len(positions):
-                return self._stages.prepare(records), reason in FULL
-        return None
+    def _prepared(self, taken: Taken) -> Work | None:
+        """The inputs of a batch; None when nothing of it is ours any more."""
+        records, reason = taken
+        self._flooded = reason in FULL
+        self._switching.flooded(self._adapts and self._flooded)
+        metrics = self._metrics.now
+        metrics.batch_closed(reason)
+        metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
+        positions = records.next_positions()
+        if len(self._assignment.stale(positions, records.epochs)) == len(positions):
+            return None
+        return self._stages.prepare(records), self._flooded
 
     def _finished(self, work: Work) -> None:
         job, more_behind = work
@@ -153,6 +178,7 @@ class Compute:
         if self._slo is not None:
             self._slo.scored(job.deployment, sum(leg.inferred for leg in batch.legs), batch.compute_s)
             more_behind = more_behind and self._slo.catching_up  # else the goal wants a commit now
-        self._patient = self._adapts and batch.compute_s < QUICK_S
+        if self._adapts:
+            self._pace.add(sum(leg.infer_s for leg in batch.legs), batch.compute_s)
         self._ratio.add(batch.tally)
         self._rotation.put(batch, more_behind=more_behind)

@@ -1,13 +1,13 @@
 """A worker slot: four threads in a line, from poll to commit. Read this first.
 
-    poll ──mailbox──> compute ──outbox──> write ──written──> commit ──> cache
+    poll ──mailbox──> compute ──outbox──> flush ──written──> commit ──> cache
 
 * **poll** is the only thread that touches the consumer. It fills the mailbox, pauses when that stays full, and makes
-  the calls that others need of the consumer.
-* **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`); with several
-  batches in flight these are three threads (`worker.compute`).
-* **write** opens a transaction, produces into it while there is more, adds what was sampled, and flushes (`Rotation`
-  says when).
+  the calls that others need of the consumer. While the engine is quick it does the work of compute as well, so that an
+  event is polled, scored and written by one thread (`_work_alone`).
+* **compute** takes what has gathered, decodes, enriches, infers and encodes it (`pipeline.stages`), and writes it into
+  the open transaction (`worker.writing`); with several batches in flight these are three threads (`worker.compute`).
+* **flush** adds to a transaction what was sampled, and flushes it (`Rotation` says when).
 * **commit** sends the offsets and commits, in order; then positions, cache and metrics follow.
 
 A row whose partition left, or that was polled before an abort, is stale: its epoch differs, and it is dropped wherever
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from streamserve import failpoints
-from streamserve.batch import OutboundBatch, SampleRecords, TopicPartition
+from streamserve.batch import TopicPartition
 from streamserve.clock import Clock, Deadline
 from streamserve.config.settings import DeliverySettings
 from streamserve.errors import SinkError, StreamServeError
@@ -33,7 +33,7 @@ from streamserve.pipeline.assignment import Assignment
 from streamserve.pipeline.ratio import RejectRatio
 from streamserve.pipeline.slo import SloPlanner
 from streamserve.pipeline.stages import ScoredBatch, Stages
-from streamserve.ports import Sink, Source, Transaction
+from streamserve.ports import Sink, Source
 from streamserve.telemetry.health import Health
 from streamserve.telemetry.logs import Log
 from streamserve.telemetry.metrics import WorkerMetrics
@@ -45,10 +45,15 @@ from streamserve.worker.mailbox import Mailbox
 from streamserve.worker.parts import CacheQueue, Follower, Knowledge, Sampler
 from streamserve.worker.rotation import Rotation, Written
 from streamserve.worker.switch_points import SwitchPoints
+from streamserve.worker.writing import Writer
 
 POLL_TIMEOUT_S = 0.05
 FULL_WAIT_S = 0.25
 """How long the poll thread waits for room before it pauses the partitions (pausing drops what was prefetched)."""
+ROOM_WAIT_S = 0.005
+"""The same while it works alone; after that it looks whether somebody needs the consumer."""
+BORROW_WAIT_S = 0.05
+"""How long it lets the mailbox run empty in order to work alone."""
 REVOKE_TIMEOUT_S = 10.0
 """How long a revoke waits for what is in flight; far below max.poll.interval.ms."""
 COMMIT_WATCHDOG_S = 120.0
@@ -117,16 +122,22 @@ class Worker:
         self._clock = clock
         self._log = log
         self._cache = cache
-        self._sampler = sampler
         self._rollout = rollout
-        self._switch_points = switch_points
-        self._shown_early = delivery.guarantee == "at_least_once"
+        self._writer = Writer(
+            sink,
+            assignment,
+            sampler=sampler,
+            switch_points=switch_points,
+            metrics=metrics,
+            clock=clock,
+            stopped=lambda: self._finished.is_set() or self._rotation.aborting,
+        )
         self._rotation = Rotation(
             clock,
+            self._writer.write,
             interval_s=delivery.commit_interval_ms / 1000,
             min_interval_s=delivery.min_interval_ms(goal=slo is not None) / 1000,
-            want=mailbox.want,
-            eager=self._shown_early,
+            eager=delivery.guarantee == "at_least_once",
         )
         self._slo = slo
         self._compute = Compute(
@@ -142,6 +153,7 @@ class Worker:
         )
         self._draining, self._finished = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
+        self._alone, self._misses = False, 0
         self._aborts = 0
         self._commit_began_s: float | None = None
         self._newest_ms = 0
@@ -152,7 +164,7 @@ class Worker:
         """Open, work, drain, close. Raises: the failure that ended it."""
         self._sink.open()
         self._source.open(self)
-        threads = [self._thread(lane) for lane in (self._poll, *self._compute.lanes, self._write, self._commit)]
+        threads = [self._thread(lane) for lane in (self._poll, *self._compute.lanes, self._flush, self._commit)]
         if self._cache is not None:
             threads.append(self._thread(self._cache.run))
         if self._rollout is not None:
@@ -234,14 +246,18 @@ class Worker:
             while not self._draining.is_set():
                 self._health.tick()
                 self._calls.serve()
-                if self._mailbox.wait_room(FULL_WAIT_S):
-                    self._source.resume()
-                    self._metrics.paused.set(0)
+                if self._alone:
+                    self._work_alone()
+                elif self._compute.quick and self._rotation.wait_room(0) and self._mailbox.borrow(BORROW_WAIT_S):
+                    self._pause(False)
+                    self._alone, self._misses = True, 0
+                elif self._mailbox.wait_room(FULL_WAIT_S):
+                    self._pause(False)
                     self._fetch(self._max_poll, POLL_TIMEOUT_S)
                 else:
-                    self._source.pause()
-                    self._metrics.paused.set(1)
+                    self._pause(True)
                     self._fetch(1, POLL_TIMEOUT_S)
+            self._work_together()
             self._mailbox.close()
             while not self._finished.is_set():
                 self._calls.serve()
@@ -250,6 +266,34 @@ class Worker:
             self.fail(failure)
         finally:
             self._source.close()  # in any case: a member that is gone without a word holds its partitions
+
+    def _work_alone(self) -> None:
+        """Poll, score and write a batch on this thread, once it would be written at once, or while they come full."""
+        if not self._rotation.wait_room(ROOM_WAIT_S, wanted=not self._compute.flooded):
+            self._misses += 1
+            if self._misses * ROOM_WAIT_S >= FULL_WAIT_S:
+                self._work_together()
+            return
+        self._misses = 0
+        ready_in_s = self._mailbox.ready_in_s()
+        if ready_in_s != 0:
+            patience_s = POLL_TIMEOUT_S if ready_in_s is None else min(POLL_TIMEOUT_S, ready_in_s)
+            self._fetch(self._max_poll, 0 if self._rotation.flowing else patience_s)
+        if self._alone and not self._compute.score_next():
+            self._rotation.nothing_behind()
+        if not self._compute.quick:
+            self._work_together()
+
+    def _work_together(self) -> None:
+        """Leave scoring to the compute thread."""
+        if self._alone:
+            self._alone = False
+            self._rotation.nothing_behind()
+            self._mailbox.give_back()
+
+    def _pause(self, paused: bool) -> None:
+        (self._source.pause if paused else self._source.resume)()
+        self._metrics.paused.set(paused)
 
     def _fetch(self, max_records: int, timeout_s: float) -> None:
         records = self._source.poll(max_records, timeout_s)
@@ -264,6 +308,7 @@ class Worker:
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Port `AssignmentListener`: what is in flight of these may still be committed, within a bound."""
+        self._work_together()  # others score what was polled while this thread waits
         deadline = Deadline.after(REVOKE_TIMEOUT_S, self._clock)
         while not self._assignment.wait_settled(partitions, 0.02):
             self._calls.serve(in_rebalance=True)
@@ -298,67 +343,19 @@ class Worker:
         age_s = (self._clock.epoch_ms() - self._newest_ms) / 1000 if behind and self._newest_ms > 0 else 0.0
         self._metrics.consumer_lag_seconds.set(max(0.0, age_s))
 
-    # -- write ---------------------------------------------------------------------------------------------------
+    # -- flush ---------------------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
+    def _flush(self) -> None:
         rotation = self._rotation
-        while (batch := rotation.take()) is not None:
+        while (written := rotation.take()) is not None:
             try:
-                rotation.hand_over(self._fill(batch))
+                self._writer.flush(written)
+                if written.closing:
+                    rotation.hand_over(written)
             except StreamServeError as error:
                 rotation.fail(error)
+            rotation.write_out()
         rotation.finish()
-
-    def _fill(self, first: ScoredBatch) -> Written:
-        """A transaction with `first` and whatever else is ready before it closes, flushed."""
-        written = Written()
-        since_s = self._clock.monotonic_s()
-        batch: ScoredBatch | None = first
-        while batch is not None:
-            written.taken += 1
-            current = self._current(batch)
-            if current is not None:
-                if written.transaction is None:
-                    failpoints.reach("before_begin")
-                    written.transaction = self._begin()
-                for part in (*current.outbound, *self._switched(current)):
-                    written.transaction.add(part)
-                written.batches.append(current)
-                if self._shown_early and not self._rotation.waiting:
-                    written.transaction.flush()  # readers need not wait for the commit
-            batch = self._rotation.more(since_s)
-        if written.transaction is not None:
-            written.samples = self._sample(written.batches)
-            if written.samples is not None:
-                written.transaction.add(written.samples.outbound)
-            failpoints.reach("after_produce")
-            written.transaction.flush()
-            failpoints.reach("after_flush")
-        return written
-
-    def _switched(self, batch: ScoredBatch) -> tuple[OutboundBatch, ...]:
-        points = self._switch_points.of(batch) if self._switch_points is not None else None
-        return (points,) if points is not None else ()
-
-    def _sample(self, batches: list[ScoredBatch]) -> SampleRecords | None:
-        if self._sampler is None:
-            return None
-        began_s = self._clock.monotonic_s()
-        parts = [(leg.samples, leg.rejects) for batch in batches for leg in batch.legs if leg.samples is not None]
-        samples = self._sampler.sample(parts, began_s, self._clock.epoch_ms())
-        self._metrics.sample_seconds.observe(self._clock.monotonic_s() - began_s)
-        return samples
-
-    def _begin(self) -> Transaction:
-        while (transaction := self._sink.begin(1.0)) is None:
-            if self._finished.is_set() or self._rotation.aborting:
-                raise SinkError("stopped", retryable=True)
-        return transaction
-
-    def _current(self, batch: ScoredBatch) -> ScoredBatch | None:
-        """The batch less its stale rows."""
-        stale = self._assignment.stale(batch.positions, batch.records.epochs)
-        return batch.without(stale) if stale else batch
 
     # -- commit --------------------------------------------------------------------------------------------------
 

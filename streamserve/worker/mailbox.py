@@ -1,9 +1,11 @@
 """Between poll and compute: the growing batch under a lock.
 
 The poll thread puts chunks, the compute thread takes batches; whoever has nothing to do sleeps here. The rules of what
-a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), or when
-the taker is patient and the writer has no use for another one yet (`want`), a batch goes only when it could not grow
-any more.
+a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), a batch
+goes only when it could not grow any more.
+
+The poll thread may `borrow` the compute thread's place while that one sleeps and nothing is here; then it takes the
+batches itself (`take_now`), until it gives the place back.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Mailbox:
         self._arrived = threading.Condition(lock)
         self._taken = threading.Condition(lock)
         self._ahead = 0
-        self._wanted = False
+        self._sleeping = False
+        self._borrowed = False
         self._closed = False
 
     def put(self, chunk: RecordBatch) -> None:
@@ -46,40 +49,61 @@ class Mailbox:
                 self._taken.wait(timeout_s)
             return not self._batcher.full
 
-    def take(self, *, patient: bool = False) -> tuple[RecordBatch, CloseReason] | None:
-        """The next batch, as soon as there is one; None once the mailbox is closed and empty.
-
-        Args:
-            patient: leave one that may still grow until the writer wants it.
-        """
+    def take(self) -> tuple[RecordBatch, CloseReason] | None:
+        """The next batch, as soon as there is one; None once the mailbox is closed and empty."""
         with self._arrived:
             while True:
-                now_s = self._clock.monotonic_s()
-                wait_s = self._batcher.ready_in_s(now_s)
-                if wait_s is not None and self._closed:
-                    wait_s = 0.0
-                elif wait_s is not None and (self._ahead or (patient and not self._wanted)):
-                    wait_s = 0.0 if self._batcher.complete(now_s) else None
+                wait_s = None if self._borrowed else self._ready_in_s()
                 if wait_s is not None and wait_s <= 0:
-                    batch = self._batcher.take(now_s)
+                    batch = self._batcher.take(self._clock.monotonic_s())
                     self._taken.notify()
                     return batch
                 if not len(self._batcher) and self._closed:
                     return None
+                self._sleeping = True
+                self._taken.notify()
                 self._arrived.wait(wait_s)
+                self._sleeping = False
+
+    def _ready_in_s(self) -> float | None:
+        now_s = self._clock.monotonic_s()
+        wait_s = self._batcher.ready_in_s(now_s)
+        if wait_s is not None and self._closed:
+            return 0.0
+        if wait_s is not None and self._ahead:
+            return 0.0 if self._batcher.complete(now_s) else None
+        return wait_s
+
+    def borrow(self, timeout_s: float) -> bool:
+        """Take the compute thread's place, once it sleeps and nothing is here. Returns: whether that came to be."""
+        with self._taken:
+            self._borrowed = self._taken.wait_for(
+                lambda: self._sleeping and not len(self._batcher) and not self._closed, timeout_s
+            )
+            return self._borrowed
+
+    def give_back(self) -> None:
+        """Let the compute thread take what is here and what comes."""
+        with self._arrived:
+            self._borrowed = False
+            self._arrived.notify()
+
+    def ready_in_s(self) -> float | None:
+        """Seconds until `take_now` has a batch; None while there is nothing."""
+        with self._arrived:
+            return self._ready_in_s()
+
+    def take_now(self) -> tuple[RecordBatch, CloseReason] | None:
+        """The next batch; None when there is none, or it may still wait for company. In the borrowed place only."""
+        with self._arrived:
+            wait_s = self._ready_in_s()
+            return self._batcher.take(self._clock.monotonic_s()) if wait_s is not None and wait_s <= 0 else None
 
     def before_engine(self, change: int) -> None:
         """So many more batches, or fewer, are before the engine or in it: one that was taken now would wait there."""
         with self._arrived:
             self._ahead += change
             if not self._ahead:
-                self._arrived.notify()
-
-    def want(self, wanted: bool) -> None:
-        """Whether the writer would write a batch at once."""
-        with self._arrived:
-            self._wanted = wanted
-            if wanted:
                 self._arrived.notify()
 
     def close(self, *, discard: bool = False) -> None:

@@ -1,6 +1,11 @@
-"""Between compute, write and commit: when a transaction closes, and what happens to all of them after an abort.
+"""Who writes, when a transaction closes, and what happens to all of them after an abort.
 
-    compute --put--> outbox --take/more--> write --hand_over--> written --next--> commit
+    score ──put──> outbox ──pen──> open transaction ──take──> flush ──hand_over──> written ──next──> commit
+
+There is one *pen*: whoever holds it writes. A thread that puts a batch takes the pen if it is free, and writes the
+batch itself; while the flush thread holds it, batches gather in the outbox, and the flush thread writes them as soon
+as it is done. So the order is kept, scoring goes on during a flush, and in a flood batches are written by the thread
+that made them (docs/performance.md has what that saves).
 
 A transaction takes in batches as long as more of them are ready, or about to be, up to `commit_interval`; with nothing
 more to write it closes at once, provided the commit thread will have room for it and `commit_min_interval` has passed
@@ -8,8 +13,8 @@ since the last one closed. A batch that closed because it was full has more behi
 single record within milliseconds, and a busy one makes few large transactions (measured: a tenth less CPU).
 While k commits, k+1 may stand written and k+2 be filled.
 
-After a failure `abort_and_wait` brings writer and queues to rest; everything in them is dropped, because it will be
-polled again; `resume` lets the writer go on.
+After a failure `abort_and_wait` brings pen and queues to rest; everything in them is dropped, because it will be polled
+again; `resume` lets them go on.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from streamserve.batch import SampleRecords
-from streamserve.clock import Clock
+from streamserve.clock import Clock, Deadline
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.stages import ScoredBatch
 from streamserve.ports import Transaction
@@ -30,50 +35,58 @@ OUTBOX_BATCHES = 4
 
 @dataclass(slots=True)
 class Written:
-    """A flushed transaction and the batches it holds.
+    """A transaction and the batches it holds.
 
     Attributes:
-        transaction: None when every batch turned out to be stale.
+        transaction: None while, or because, every batch turned out to be stale.
         batches: what was written.
         taken: batches taken from the outbox for it, stale ones too.
         samples: the sample chunks in it.
+        closing: whether it takes in no more.
+        shown: how many of `taken` readers can see already, with a guarantee that lets them.
     """
 
     transaction: Transaction | None = None
     batches: list[ScoredBatch] = field(default_factory=list)
     taken: int = 0
     samples: SampleRecords | None = None
+    closing: bool = False
+    shown: int = 0
 
 
 class Rotation:
-    """The queues around the write thread. Thread-safe.
+    """The queues from scoring to commit. Thread-safe.
 
     Args:
+        write: writes a batch into a transaction, on the thread that holds the pen.
         interval_s: longest time a transaction takes in batches.
         min_interval_s: shortest time between two closings.
-        want: told whether another batch would be written at once.
-        eager: whether one is wanted before the transaction could close, because readers see it before that.
+        eager: whether readers see what is flushed before the commit, so that an open transaction is flushed as soon as
+            nothing more is ready for it.
     """
 
     def __init__(
         self,
         clock: Clock,
+        write: Callable[[Written, ScoredBatch], None],
         *,
         interval_s: float,
         min_interval_s: float,
-        want: Callable[[bool], None] = lambda _: None,
         eager: bool = False,
     ) -> None:
         self._clock = clock
+        self._write = write
         self._interval_s = interval_s
         self._min_interval_s = min_interval_s
-        self._want = want
         self._eager = eager
         lock = threading.Lock()
         self._room = threading.Condition(lock)
         self._work = threading.Condition(lock)
         self._ready = threading.Condition(lock)
         self._outbox: deque[tuple[ScoredBatch, bool]] = deque()
+        self._pen_taken = False
+        self._open: Written | None = None
+        self._since_s = 0.0
         self._more_behind = False
         self._written: Written | None = None
         self._closed_s = -1e9
@@ -90,27 +103,55 @@ class Rotation:
 
     @property
     def aborting(self) -> bool:
-        """Whether the writer is to come to rest."""
+        """Whether all writing is to come to rest."""
         return self._error is not None
 
     @property
-    def waiting(self) -> bool:
-        """Whether a batch is ready for the writer."""
-        return bool(self._outbox)
+    def flowing(self) -> bool:
+        """Whether an open transaction stays open because more is behind its last batch."""
+        return self._more_behind and self._open is not None
 
-    # -- compute thread ------------------------------------------------------------------------------------------
+    # -- whoever scores ------------------------------------------------------------------------------------------
+
+    def wait_room(self, timeout_s: float, *, wanted: bool = False) -> bool:
+        """Wait until `put` would not wait; if `wanted`, until it would write at once what is shown or closed at once.
+
+        Returns: whether that is so now.
+        """
+        deadline = Deadline.after(timeout_s, self._clock)
+        with self._room:
+            while not (self._is_wanted() if wanted else len(self._outbox) < OUTBOX_BATCHES and self._error is None):
+                left_s = deadline.remaining_s()
+                if left_s <= 0 or self._output_over:
+                    return False
+                self._room.wait(min(left_s, self._pause_s() or left_s))
+            return True
 
     def put(self, batch: ScoredBatch, *, more_behind: bool = False) -> None:
-        """Queue a batch, and say whether the next one is on its way; waits while the outbox is full, and in an abort.
+        """Write a batch, or leave it to who is writing; waits while the outbox is full.
 
-        A batch that waited through an abort may be older than the rewind or younger; its epochs tell the writer.
+        A batch that is put during an abort may be older than the rewind or younger; its epochs tell.
+
+        Args:
+            batch: what was scored.
+            more_behind: whether the next one is on its way.
         """
         with self._room:
-            while (len(self._outbox) >= OUTBOX_BATCHES or self._error is not None) and not self._output_over:
+            while len(self._outbox) >= OUTBOX_BATCHES and not self._output_over:
                 self._room.wait()
             self._outbox.append((batch, more_behind))
             self._held += 1
-            self._work.notify()
+            if self._pen_taken:
+                return
+            self._pen_taken = True
+        self.write_out()
+
+    def nothing_behind(self) -> None:
+        """What was said to be on its way does not come."""
+        with self._work:
+            if self._more_behind:
+                self._more_behind = False
+                self._work.notify()
 
     def close(self) -> None:
         """No more batches come."""
@@ -118,41 +159,52 @@ class Rotation:
             self._input_over = True
             self._work.notify()
 
-    # -- write thread --------------------------------------------------------------------------------------------
+    # -- whoever holds the pen -----------------------------------------------------------------------------------
 
-    def take(self) -> ScoredBatch | None:
-        """The first batch of a new transaction; None when no more will come. Parks here during an abort."""
-        with self._work:
-            while True:
-                if self._output_over:
-                    return None
-                self._park()
-                if self._outbox and self._error is None:
-                    return self._pop()
-                if self._input_over and self._error is None:
-                    return None
-                pause_s = self._pause_s()
-                self._wait(pause_s or None, wanted=self._eager or pause_s == 0)
+    def write_out(self) -> None:
+        """Write what is in the outbox, as far as the open transaction takes it in; then put the pen down."""
+        while (entry := self._next_entry()) is not None:
+            try:
+                self._write(*entry)
+            except StreamServeError as error:
+                self.fail(error)
 
-    def more(self, since_s: float) -> ScoredBatch | None:
-        """Another batch for the transaction opened at `since_s`; None: flush it now."""
+    def _next_entry(self) -> tuple[Written, ScoredBatch] | None:
         with self._work:
-            while self._error is None and not self._output_over:
-                now_s = self._clock.monotonic_s()
-                left_s = since_s + self._interval_s - now_s
-                if left_s <= 0:
-                    return None
-                if self._outbox:
-                    return self._pop()
-                if self._input_over:
-                    return None
-                pause_s = self._pause_s()
-                if pause_s is not None and not self._more_behind:
-                    if pause_s == 0:
-                        return None
-                    left_s = min(left_s, pause_s)
-                self._wait(left_s, wanted=True)
-            return None
+            opened = self._open
+            full = opened is not None and self._is_full()
+            if not self._outbox or full or self._error is not None or self._output_over:
+                self._put_down(due=full)
+                return None
+            batch, self._more_behind = self._outbox.popleft()
+            self._room.notify()
+            if opened is None:
+                opened = self._open = Written()
+                self._since_s = self._clock.monotonic_s()
+                self._work.notify()  # the flush thread minds the interval
+            opened.taken += 1
+            return opened, batch
+
+    def _put_down(self, *, due: bool) -> None:
+        self._pen_taken = False
+        if due or not self._more_behind or self._outbox or self._error is not None:
+            self._work.notify()
+        if self._error is not None:
+            self._ready.notify()
+        self._room.notify()
+
+    # -- flush thread --------------------------------------------------------------------------------------------
+
+    def take(self) -> Written | None:
+        """The pen, and the transaction to flush; None when no more will come. Parks here during an abort.
+
+        It is `closing` when it is to be handed over, and stays open otherwise. `write_out` puts the pen down.
+        """
+        while self._seize():
+            if (due := self._due()) is not None:
+                return due
+            self.write_out()
+        return None
 
     def hand_over(self, written: Written) -> None:
         """Give a flushed transaction to the commit thread; waits for room. Dropped during an abort."""
@@ -178,6 +230,47 @@ class Rotation:
             self._work.notify()
             self._room.notify_all()
 
+    def _seize(self) -> bool:
+        """Wait for the pen and for something to do with it. Returns: False at the end."""
+        with self._work:
+            while not self._output_over:
+                self._park()
+                wait_s = None
+                if self._error is None and not self._pen_taken:
+                    wait_s = self._due_in_s()
+                    if wait_s == 0:
+                        self._pen_taken = True
+                        return True
+                    if wait_s is None and self._input_over:
+                        return False
+                self._work.wait(wait_s)
+            return False
+
+    def _due_in_s(self) -> float | None:
+        """How long it is until there is something to write out, to show or to close; None: until somebody says so."""
+        if self._outbox:
+            return 0.0
+        if self._open is None:
+            return None
+        if self._input_over or self._is_to_show(self._open):
+            return 0.0
+        left_s = self._since_s + self._interval_s - self._clock.monotonic_s()
+        if not self._more_behind and (pause_s := self._pause_s()) is not None:
+            left_s = min(left_s, pause_s)
+        return max(0.0, left_s)
+
+    def _due(self) -> Written | None:
+        """What is to be flushed; None when there is something to write out before."""
+        with self._work:
+            opened = self._open
+            if opened is None or (self._outbox and not self._is_full()):
+                return None
+            opened.closing = self._is_full() or self._input_over or (not self._more_behind and self._pause_s() == 0)
+            opened.shown = opened.taken
+            if opened.closing:
+                self._open = None
+            return opened
+
     # -- commit thread -------------------------------------------------------------------------------------------
 
     def next(self) -> Written | None:
@@ -189,6 +282,7 @@ class Rotation:
                 if self._written is not None:
                     written, self._written = self._written, None
                     self._work.notify()
+                    self._room.notify()
                     return written
                 if self._output_over:
                     return None
@@ -200,14 +294,14 @@ class Rotation:
             self._held -= written.taken
 
     def abort_and_wait(self, error: StreamServeError, timeout_s: float) -> bool:
-        """Drop everything queued and wait until the writer has come to rest. Returns: whether it has."""
+        """Drop everything queued and wait until nobody writes. Returns: whether that came to be."""
         with self._ready:
             self._error = self._error or error
             self._outbox.clear()
-            self._written = None
+            self._open = self._written = None
             self._work.notify_all()
             self._room.notify_all()
-            return self._ready.wait_for(lambda: self._parked or self._output_over, timeout_s)
+            return self._ready.wait_for(lambda: (self._parked and not self._pen_taken) or self._output_over, timeout_s)
 
     def resume(self) -> None:
         """The abort is over."""
@@ -220,24 +314,24 @@ class Rotation:
 
     # ------------------------------------------------------------------------------------------------------------
 
+    def _is_full(self) -> bool:
+        return self._clock.monotonic_s() - self._since_s >= self._interval_s
+
+    def _is_to_show(self, opened: Written) -> bool:
+        return self._eager and not self._more_behind and opened.shown < opened.taken
+
+    def _is_wanted(self) -> bool:
+        if self._pen_taken or self._outbox or self._error is not None:
+            return False
+        if self._open is not None:
+            return self._more_behind or (self._eager and not self._is_to_show(self._open))
+        return self._eager or self._pause_s() == 0
+
     def _pause_s(self) -> float | None:
         """How long it is until a transaction may close; None while the commit thread has no room for it."""
         if self._written is not None:
             return None
         return max(0.0, self._closed_s + self._min_interval_s - self._clock.monotonic_s())
-
-    def _wait(self, timeout_s: float | None, *, wanted: bool) -> None:
-        """The write thread's waiting; a batch is wanted for as long as it would end it."""
-        if wanted:
-            self._want(True)
-        self._work.wait(timeout_s)
-        if wanted:
-            self._want(False)
-
-    def _pop(self) -> ScoredBatch:
-        batch, self._more_behind = self._outbox.popleft()
-        self._room.notify()
-        return batch
 
     def _park(self) -> None:
         if self._error is not None and not self._parked:

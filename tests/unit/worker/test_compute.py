@@ -77,7 +77,7 @@ class Line:
         assignment.assign([TopicPartition("t", 0)])
         self.epochs = assignment.epochs
         self.box = Mailbox(Batcher(max_size=max_size, max_bytes=1 << 20, max_delay_s=0, capacity=64), clock)
-        self.rotation = Rotation(clock, interval_s=1, min_interval_s=0)
+        self.rotation = Rotation(clock, self.write, interval_s=1, min_interval_s=0)
         self.compute = Compute(
             in_flight,
             stages=stages,
@@ -90,14 +90,17 @@ class Line:
             slo=None,
         )
         self.offsets = []
-        lanes = [*self.compute.lanes, self.write]
+        lanes = [*self.compute.lanes, self.flush]
         self.threads = [threading.Thread(target=lane, daemon=True) for lane in lanes]
         for thread in self.threads:
             thread.start()
 
-    def write(self):
-        while (batch := self.rotation.take()) is not None:
-            self.offsets += batch.records.offset
+    def write(self, _written, batch):
+        self.offsets += batch.records.offset
+
+    def flush(self):
+        while self.rotation.take() is not None:
+            self.rotation.write_out()
 
     def put(self, count, start=0):
         self.box.put(chunk(count, start=start, epochs=self.epochs))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from streamserve.clock import SystemClock
 from streamserve.pipeline.batcher import Batcher
 from streamserve.testing import ManualClock
@@ -17,13 +19,13 @@ def mailbox(*, max_size=4, capacity=8, max_delay_s=0.0, clock=None):
 
 
 class Taker(threading.Thread):
-    def __init__(self, box, *, patient=False):
+    def __init__(self, box):
         super().__init__(daemon=True)
-        self.box, self.patient, self.got, self.returned = box, patient, None, threading.Event()
+        self.box, self.got, self.returned = box, None, threading.Event()
         self.start()
 
     def run(self):
-        self.got = self.box.take(patient=self.patient)
+        self.got = self.box.take()
         self.returned.set()
 
 
@@ -68,39 +70,69 @@ def test_a_full_batch_does_not_wait_for_the_delay():
     assert box.take()[1] == "size"
 
 
-def test_a_patient_taker_leaves_a_batch_to_grow_until_the_writer_wants_it():
+def test_the_place_of_a_taker_that_sleeps_can_be_borrowed_and_given_back():
     box = mailbox()
-    taker = Taker(box, patient=True)
-    box.put(chunk(1))
+    taker = Taker(box)
+    assert box.borrow(20)
+    box.put(chunk(5))
+    records, reason = box.take_now()
+    assert (records.offset, reason) == ([0, 1, 2, 3], "size")
     assert not taker.returned.wait(0.05)
-    box.put(chunk(1, start=1))
-    box.want(True)
+    assert len(box.take_now()[0]) == 1
+    assert box.take_now() is None
+    box.put(chunk(2, start=5))
+    box.give_back()
     assert taker.returned.wait(20)
-    assert taker.got[0].offset == [0, 1]
+    assert taker.got[0].offset == [5, 6]
 
 
-def test_a_patient_taker_does_not_wait_when_the_writer_wants_one_already():
+def test_the_place_of_a_taker_that_works_cannot_be_borrowed():
     box = mailbox()
-    box.want(True)
-    taker = Taker(box, patient=True)
+    assert not box.borrow(0.02)  # nobody sleeps here
+    box.put(chunk(1))
+    assert not box.borrow(0)
+    box.take()
+    assert not box.borrow(0.02)
+    taker = Taker(box)
+    assert box.borrow(20)
+    box.give_back()
     box.put(chunk(1))
     assert taker.returned.wait(20)
 
 
-def test_a_patient_taker_takes_a_full_batch_at_once():
-    box = mailbox(max_size=4)
-    taker = Taker(box, patient=True)
-    box.put(chunk(4))
-    assert taker.returned.wait(20)
-
-
-def test_a_patient_taker_gets_the_rest_of_a_closed_mailbox():
+def test_a_closed_mailbox_lends_no_place():
     box = mailbox()
-    taker = Taker(box, patient=True)
-    box.put(chunk(2))
+    taker = Taker(box)
     box.close()
     assert taker.returned.wait(20)
-    assert taker.got[0].offset == [0, 1]
+    assert not box.borrow(0.02)
+
+
+def test_closing_ends_a_taker_whose_place_is_borrowed():
+    box = mailbox()
+    taker = Taker(box)
+    assert box.borrow(20)
+    box.close(discard=True)
+    assert taker.returned.wait(20)
+    assert box.take_now() is None
+
+
+def test_in_a_borrowed_place_records_wait_for_company_as_anywhere():
+    clock = ManualClock(now_s=10)
+    box = mailbox(max_delay_s=0.05, clock=clock)
+    taker = Taker(box)
+    assert box.borrow(20)
+    assert box.ready_in_s() is None
+    box.put(chunk(1, polled_s=10))
+    assert box.take_now() is None
+    clock.advance(0.04)
+    assert box.ready_in_s() == pytest.approx(0.01)
+    clock.advance(0.01)
+    clock.advance(0.001)
+    assert box.ready_in_s() == 0
+    assert box.take_now()[1] == "delay"
+    box.close()
+    assert taker.returned.wait(20)
 
 
 def test_a_closed_mailbox_gives_out_what_it_holds_without_delay_and_then_ends():

@@ -1,4 +1,4 @@
-"""When a transaction closes, and what an abort does to everything around it."""
+"""Who writes, when a transaction closes, and what an abort does to everything around it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ from tests.memory import until
 ERROR = SinkError("again", retryable=True)
 
 
+INTERVAL_S, MIN_INTERVAL_S = 0.1, 0.005
+
+
 def batch(n=0):
     return scored(chunk(1, start=n))
 
 
+def offsets(written):
+    return [one.records.offset[0] for one in written.batches]
+
+
 def written(*batches):
     return Written(transaction=object(), batches=list(batches), taken=len(batches))
+
+
+def write(into, one):
+    into.batches.append(one)
 
 
 class Lane(threading.Thread):
@@ -52,109 +63,210 @@ def clock():
     return ManualClock(now_s=1000)
 
 
+def rotating(clock, write=write, **more):
+    return Rotation(clock, write, **{"interval_s": INTERVAL_S, "min_interval_s": MIN_INTERVAL_S, **more})
+
+
 @pytest.fixture
 def rotation(clock):
-    return Rotation(clock, interval_s=0.1, min_interval_s=0.005)
+    return rotating(clock)
+
+
+def hand_over_and_commit(rotation):
+    rotation.hand_over(written())
+    rotation.next()
+
+
+# -- who writes --------------------------------------------------------------------------------------------------
+
+
+def test_whoever_puts_a_batch_writes_it(clock):
+    writers = []
+    rotation = rotating(clock, lambda into, one: (writers.append(threading.current_thread()), write(into, one)))
+    rotation.put(batch(), more_behind=True)
+    rotation.put(batch(1))
+    assert writers == [threading.current_thread()] * 2
+    assert offsets(rotation.take()) == [0, 1]
+    assert rotation.held == 2
+
+
+def test_what_is_put_during_a_flush_is_written_after_it(clock):
+    writers = []
+    rotation = rotating(clock, lambda into, one: (writers.append(threading.current_thread()), write(into, one)))
+    rotation.put(batch())
+    first = rotation.take()
+    putting = Lane(lambda: [rotation.put(batch(n)) for n in (1, 2)])
+    putting.outcome()
+    assert writers == [threading.current_thread()]  # the pen is with the flush
+    rotation.hand_over(first)
+    rotation.write_out()
+    assert writers == [threading.current_thread()] * 3
+    rotation.next()
+    clock.advance(MIN_INTERVAL_S)
+    assert offsets(rotation.take()) == [1, 2]
+
+
+def test_a_full_outbox_makes_whoever_scores_wait(rotation):
+    rotation.put(batch())
+    rotation.take()
+    for n in range(OUTBOX_BATCHES):
+        assert rotation.wait_room(0)
+        rotation.put(batch(n))
+    assert not rotation.wait_room(0)
+    lane = Lane(lambda: rotation.put(batch(9)))
+    assert lane.waits()
+    rotation.write_out()
+    lane.outcome()
+    assert rotation.held == OUTBOX_BATCHES + 2
+
+
+def test_a_failure_to_write_is_reported_and_stops_the_writing(clock):
+    def broken(_into, _one):
+        raise ERROR
+
+    rotation = rotating(clock, broken)
+    rotation.put(batch())
+    assert rotation.aborting
+    assert isinstance(Lane(rotation.next).outcome(), SinkError)
+    assert Lane(rotation.take).waits()
 
 
 # -- when a transaction closes -----------------------------------------------------------------------------------
 
 
-def test_batches_come_out_in_the_order_they_went_in(rotation):
-    batches = [batch(n) for n in range(3)]
-    for one in batches:
-        rotation.put(one)
-    assert rotation.take() is batches[0]
-    assert rotation.more(1000) is batches[1]
-    assert rotation.more(1000) is batches[2]
-    assert rotation.held == 3
-
-
 def test_with_nothing_more_to_write_a_transaction_closes_at_once(rotation):
-    assert rotation.more(1000) is None
+    rotation.put(batch())
+    assert rotation.take().closing
+
+
+def test_with_more_behind_it_closes_when_the_interval_is_over(rotation, clock):
+    rotation.put(batch(), more_behind=True)
+    lane = Lane(rotation.take)
+    assert lane.waits()
+    clock.advance(INTERVAL_S)
+    assert lane.outcome().closing
 
 
 def test_it_takes_in_no_more_once_the_interval_is_over(rotation, clock):
-    rotation.put(batch())
-    clock.advance(0.1)
-    assert rotation.more(1000) is None
-    assert rotation.more(1000.05) is not None
+    rotation.put(batch(), more_behind=True)
+    clock.advance(INTERVAL_S)
+    rotation.put(batch(1))
+    first = rotation.take()
+    assert offsets(first) == [0]
+    rotation.hand_over(first)
+    rotation.write_out()
+    rotation.next()
+    clock.advance(MIN_INTERVAL_S)
+    assert offsets(rotation.take()) == [1]
+
+
+def test_it_closes_when_what_was_behind_does_not_come(rotation):
+    rotation.put(batch(), more_behind=True)
+    assert rotation.flowing
+    lane = Lane(rotation.take)
+    assert lane.waits()
+    rotation.nothing_behind()
+    assert lane.outcome().closing
+    assert not rotation.flowing
 
 
 def test_two_closings_are_the_least_interval_apart(rotation, clock):
-    rotation.hand_over(written())
-    rotation.next()
-    lane = Lane(lambda: rotation.more(1000))
+    hand_over_and_commit(rotation)
+    rotation.put(batch())
+    lane = Lane(rotation.take)
     assert lane.waits()  # the clock stands still
-    clock.advance(0.005)
-    assert lane.outcome() is None
+    clock.advance(MIN_INTERVAL_S)
+    assert lane.outcome().closing
 
 
-def test_a_batch_that_comes_during_the_least_interval_is_taken_in(rotation):
-    rotation.hand_over(written())
-    rotation.next()
-    lane = Lane(lambda: rotation.more(1000))
+def test_a_batch_that_comes_during_the_least_interval_is_taken_in(rotation, clock):
+    hand_over_and_commit(rotation)
+    rotation.put(batch())
+    lane = Lane(rotation.take)
     assert lane.waits()
-    late = batch(7)
-    rotation.put(late)
-    assert lane.outcome() is late
+    rotation.put(batch(7))
+    clock.advance(MIN_INTERVAL_S)
+    assert offsets(lane.outcome()) == [0, 7]
 
 
 def test_while_the_commit_thread_has_no_room_a_transaction_stays_open(rotation, clock):
     rotation.hand_over(written())
     clock.advance(0.05)
-    lane = Lane(lambda: rotation.more(1000.05))
+    rotation.put(batch())
+    lane = Lane(rotation.take)
     assert lane.waits()
     assert isinstance(rotation.next(), Written)
-    assert lane.outcome() is None
+    assert lane.outcome().closing
 
 
-def test_a_batch_is_wanted_while_the_writer_would_write_it_at_once(clock):
-    wanted = [False]
-    rotation = Rotation(clock, interval_s=0.1, min_interval_s=0.0, want=wanted.append)
-    writer = Lane(rotation.take)
-    until(lambda: wanted[-1])
-    rotation.put(batch())
-    writer.outcome()
-    assert not wanted[-1]
-    rotation.hand_over(written(batch()))
-    writer = Lane(rotation.take)
-    assert writer.waits()
-    assert not wanted[-1]  # the commit thread has not taken the one before
-    rotation.next()
-    until(lambda: wanted[-1])
-    rotation.put(batch())
-    writer.outcome()
-
-
-def test_a_batch_is_wanted_again_when_the_least_interval_is_over():
-    wanted = [False]
-    rotation = Rotation(SystemClock(), interval_s=0.1, min_interval_s=0.02, want=wanted.append)
-    rotation.hand_over(written(batch()))
-    rotation.next()
-    writer = Lane(rotation.take)
-    until(lambda: wanted[-1])
-    rotation.put(batch())
-    writer.outcome()
-
-
-def test_at_the_end_of_the_input_it_closes_at_once(rotation, clock):
-    rotation.hand_over(written())
+def test_at_the_end_of_the_input_it_closes_at_once(rotation):
+    hand_over_and_commit(rotation)
+    rotation.put(batch(), more_behind=True)
     rotation.close()
-    assert rotation.more(clock.monotonic_s()) is None
+    assert rotation.take().closing
+
+
+# -- when a batch is wanted --------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_wanted_while_it_could_be_committed_at_once(rotation, clock):
+    assert rotation.wait_room(0, wanted=True)
+    rotation.put(batch())
+    assert not rotation.wait_room(0, wanted=True)  # the one before is to be flushed
+    first = rotation.take()
+    assert not rotation.wait_room(0, wanted=True)
+    rotation.hand_over(first)
+    rotation.write_out()
+    assert not rotation.wait_room(0, wanted=True)  # the commit thread has not taken the one before
+    rotation.next()
+    assert not rotation.wait_room(0, wanted=True)  # nor is the least interval over
+    clock.advance(MIN_INTERVAL_S)
+    assert rotation.wait_room(0, wanted=True)
+
+
+def test_a_batch_is_wanted_while_a_transaction_flows(rotation):
+    rotation.put(batch(), more_behind=True)
+    assert rotation.wait_room(0, wanted=True)
+
+
+def test_who_waits_to_be_wanted_is_told():
+    rotation = rotating(SystemClock(), min_interval_s=0.02)
+    rotation.hand_over(written(batch()))
+    lane = Lane(lambda: rotation.wait_room(20, wanted=True))
+    assert lane.waits()
+    rotation.next()
+    assert lane.outcome() is True
+
+
+def test_an_eager_rotation_shows_what_it_has_before_it_may_close(clock):
+    rotation = rotating(clock, eager=True)
+    hand_over_and_commit(rotation)
+    rotation.put(batch(), more_behind=True)
+    lane = Lane(rotation.take)
+    assert lane.waits()  # more is behind
+    rotation.put(batch(1))
+    shown = lane.outcome()
+    assert (shown.closing, offsets(shown)) == (False, [0, 1])
+    rotation.put(batch(2))
+    rotation.write_out()
+    clock.advance(MIN_INTERVAL_S)
+    closed = rotation.take()
+    assert closed is shown
+    assert (closed.closing, offsets(closed)) == (True, [0, 1, 2])
+
+
+def test_an_eager_rotation_wants_a_batch_although_it_may_not_close_yet(clock):
+    rotation = rotating(clock, eager=True)
+    hand_over_and_commit(rotation)
+    assert rotation.wait_room(0, wanted=True)
+    rotation.put(batch())
+    assert not rotation.wait_room(0, wanted=True)  # it is to be shown first
+    rotation.take()
+    rotation.write_out()
+    assert rotation.wait_room(0, wanted=True)
 
 
 # -- the queues --------------------------------------------------------------------------------------------------
-
-
-def test_a_full_outbox_makes_the_compute_thread_wait(rotation):
-    for n in range(OUTBOX_BATCHES):
-        rotation.put(batch(n))
-    lane = Lane(lambda: rotation.put(batch(9)))
-    assert lane.waits()
-    rotation.take()
-    lane.outcome()
-    assert rotation.held == OUTBOX_BATCHES + 1
 
 
 def test_one_transaction_stands_written_at_most(rotation):
@@ -168,20 +280,18 @@ def test_one_transaction_stands_written_at_most(rotation):
 
 
 def test_settled_batches_are_no_longer_held(rotation):
-    rotation.put(batch())
+    rotation.put(batch(), more_behind=True)
     rotation.put(batch(1))
-    one = written(rotation.take(), rotation.more(1000))
-    rotation.settled(one)
+    rotation.settled(rotation.take())
     assert rotation.held == 0
 
 
 def test_the_end_goes_down_the_line(rotation):
-    last = batch()
-    rotation.put(last)
+    rotation.put(batch())
     rotation.close()
-    assert rotation.take() is last
-    one = written(last)
+    one = rotation.take()
     rotation.hand_over(one)
+    rotation.write_out()
     assert rotation.take() is None
     rotation.finish()
     assert rotation.next() is one
@@ -189,16 +299,21 @@ def test_the_end_goes_down_the_line(rotation):
 
 
 def test_finishing_lets_go_of_everybody(rotation):
+    rotation.put(batch())
+    rotation.take()
     for n in range(OUTBOX_BATCHES):
         rotation.put(batch(n))
     putting = Lane(lambda: rotation.put(batch(9)))
     rotation.hand_over(written())
     handing = Lane(lambda: rotation.hand_over(written()))
+    room = Lane(lambda: rotation.wait_room(60))
     assert putting.waits()
     assert handing.waits()
+    assert room.waits()
     rotation.finish()
     putting.outcome()
     handing.outcome()
+    assert room.outcome() is False
     assert rotation.take() is None
 
 
@@ -211,37 +326,58 @@ def test_a_failure_of_the_writer_reaches_the_commit_thread_first_of_all(rotation
     assert isinstance(Lane(rotation.next).outcome(), SinkError)
 
 
-def test_an_abort_waits_for_the_writer_to_park(rotation):
+def test_an_abort_waits_for_the_flush_thread_to_park(rotation):
     abort = Lane(lambda: rotation.abort_and_wait(ERROR, 20))
     assert abort.waits()
     taking = Lane(rotation.take)
     assert abort.outcome() is True
     assert taking.waits()
     rotation.resume()
-    fresh = batch()
-    rotation.put(fresh)
-    assert taking.outcome() is fresh
+    rotation.put(batch(5))
+    assert offsets(taking.outcome()) == [5]
 
 
-def test_an_abort_gives_up_on_a_writer_that_does_not_park(rotation):
+def test_an_abort_waits_for_whoever_writes(clock):
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(into, one):
+        writing.set()
+        assert go_on.wait(20)
+        write(into, one)
+
+    rotation = rotating(clock, slow)
+    taking = Lane(rotation.take)
+    putting = Lane(lambda: rotation.put(batch()))
+    assert writing.wait(20)
+    abort = Lane(lambda: rotation.abort_and_wait(ERROR, 20))
+    assert abort.waits()
+    go_on.set()
+    assert abort.outcome() is True
+    putting.outcome()
+    rotation.resume()
+    assert taking.waits()  # what was written is void
+
+
+def test_an_abort_gives_up_on_a_thread_that_does_not_park(rotation):
     assert rotation.abort_and_wait(ERROR, 0.02) is False
 
 
-def test_an_abort_interrupts_a_writer_wherever_it_waits(rotation, clock):
+def test_an_abort_interrupts_a_wait_for_the_commit_thread(rotation):
     rotation.hand_over(written())
-    open_transaction = Lane(lambda: rotation.more(clock.monotonic_s()))
-    assert open_transaction.waits()
     full = Lane(lambda: rotation.hand_over(written()))
     assert full.waits()
     assert rotation.abort_and_wait(ERROR, 0.01) is False
-    assert open_transaction.outcome() is None
     full.outcome()
 
 
-def test_an_abort_drops_what_is_queued_and_what_stands_written(rotation):
+def test_an_abort_drops_what_is_queued_written_and_open(rotation):
     rotation.put(batch())
+    rotation.take()
+    rotation.put(batch(1))
     rotation.hand_over(written())
     abort = Lane(lambda: rotation.abort_and_wait(ERROR, 20))
+    assert abort.waits()
+    rotation.write_out()
     taking = Lane(rotation.take)
     abort.outcome()
     rotation.resume()
@@ -264,18 +400,21 @@ def test_a_transaction_that_is_handed_over_during_an_abort_is_dropped(rotation):
     assert rotation.next() is None
 
 
-def test_a_batch_that_is_put_during_an_abort_waits_and_is_not_lost(rotation):
+def test_a_batch_that_is_put_during_an_abort_is_written_after_it(rotation):
     abort = Lane(lambda: rotation.abort_and_wait(ERROR, 20))
     taking = Lane(rotation.take)
     abort.outcome()
-    late = batch(3)
-    putting = Lane(lambda: rotation.put(late))
-    assert putting.waits()
+    rotation.put(batch(3))  # and does not wait: it may be the poll thread's, which the abort needs
     assert taking.waits()
     rotation.resume()
-    putting.outcome()
-    assert taking.outcome() is late
+    assert offsets(taking.outcome()) == [3]
     assert rotation.held == 1
+
+
+def test_nobody_is_told_to_score_during_an_abort(rotation):
+    rotation.fail(ERROR)
+    assert not rotation.wait_room(0)
+    assert not rotation.wait_room(0, wanted=True)
 
 
 def test_the_end_of_the_input_during_an_abort_is_not_taken_for_the_end_of_the_output(rotation):
@@ -288,18 +427,17 @@ def test_the_end_of_the_input_during_an_abort_is_not_taken_for_the_end_of_the_ou
     assert taking.outcome() is None
 
 
-def test_many_aborts_under_load_lose_nothing_that_was_put_after_the_last():
-    """Writer, committer and aborts run freely; what one epoch puts comes out of it whole and in order, or is dropped."""
-    rotation = Rotation(SystemClock(), interval_s=0.002, min_interval_s=0)
+@pytest.mark.parametrize("eager", [False, True])
+def test_many_aborts_under_load_lose_nothing_that_was_put_after_the_last(eager):
+    """Scorer, flush, commit and aborts run freely; what one epoch puts comes out of it whole and in order, or is dropped."""
+    rotation = rotating(SystemClock(), interval_s=0.002, min_interval_s=0, eager=eager)
     committed: list[int] = []
 
-    def write():
-        while (first := rotation.take()) is not None:
-            collected, one = [], first
-            while one is not None:
-                collected.append(one)
-                one = rotation.more(SystemClock().monotonic_s())
-            rotation.hand_over(written(*collected))
+    def flush():
+        while (one := rotation.take()) is not None:
+            if one.closing:
+                rotation.hand_over(one)
+            rotation.write_out()
         rotation.finish()
 
     def commit():
@@ -316,11 +454,11 @@ def test_many_aborts_under_load_lose_nothing_that_was_put_after_the_last():
             committed.extend(b.records.offset[0] for b in one.batches)
             rotation.settled(one)
 
-    lanes = [Lane(write), Lane(commit)]
+    lanes = [Lane(flush), Lane(commit)]
     for n in range(2000):
         if n % 100 == 50 and n < 1900:
             rotation.fail(ERROR)
-        rotation.put(batch(n))
+        rotation.put(batch(n), more_behind=n % 7 != 0)
     rotation.close()
     assert [lane.outcome() for lane in lanes] == [None, None]
     assert committed.count(-1) >= 10
