@@ -246,7 +246,7 @@ def build_stages(
     lateness: Lateness | None,
     shadow: ShadowLane | None,
 ) -> Stages:
-    """The compute thread's work, within the limits of the topics."""
+    """The work of whoever scores, within the limits of the topics."""
     from streamserve.codecs.dead_letter import DeadLetterEncoder
 
     @functools.cache

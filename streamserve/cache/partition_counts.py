@@ -1,8 +1,8 @@
 """How many partitions the input topics have, asked again while a slot runs.
 
 Versions by offset begin with the count (`keys`), so predictions made after a topic grew must carry the new one. Two
-threads share the counts: the cache thread looks (`refresh`), the compute thread makes documents and versions of
-them. What was found is an immutable mapping that the compute thread takes up between two batches (`take_up`), so
+threads share the counts: the cache thread looks (`refresh`), whoever scores makes documents and versions of
+them. What was found is an immutable mapping that is taken up between two batches (`take_up`), so
 that a record's document and its version always tell the same number. Counts only grow: a broker that lags behind
 may still tell the old one.
 """

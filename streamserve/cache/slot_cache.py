@@ -1,6 +1,6 @@
 """The cache side of one worker slot: entries, queue, repair, put together.
 
-What the worker sees of the cache: `partition_count` (for the encoder) and `entries` in the compute thread, `offer`,
+What the worker sees of the cache: `partition_count` (for the encoder) and `entries` for whoever scores, `offer`,
 `assigned`, `revoked` and `request_repair` from others, `run` as the body of the cache thread.
 """
 

@@ -13,7 +13,7 @@ __all__ = ["build_decoder"]
 
 
 def build_decoder(settings: PipelineSettings) -> Decoder:
-    """The decoder of a pipeline's input. Not thread-safe: one a compute thread.
+    """The decoder of a pipeline's input. Not thread-safe: one a slot.
 
     Raises:
         ConfigError: the fields cannot be read as configured.

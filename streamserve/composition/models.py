@@ -117,7 +117,7 @@ class ModelBuilder:
             ConfigError, ModelCorrupt, ContractError, EngineError: it cannot serve this pipeline; nothing of it stays
                 loaded.
         """
-        if self._reference is not None:  # read here, where a broken one is a refused load, not in the write thread
+        if self._reference is not None:  # read here, where a broken one is a refused load, not in the flush thread
             self._references[files.version] = self._reference(files.version)
         engine = self._load(files, partial(self._metrics.of(files.version).padded, "batch"))
         try:

@@ -1,6 +1,6 @@
 """The sampler: what the drift monitor gets of a transaction, as records of the same transaction.
 
-Runs in the write thread just before the flush, on what is current then: rows of partitions that have left are gone
+Runs in the flush thread just before the flush, on what is current then: rows of partitions that have left are gone
 from samples, predictions and offsets alike. Which level the load calls for is the business of `levels`, which rows
 that means of `selection`, what is taken of them of `sampled_columns`, the chunk of `assembly`. All of it is done once a
 transaction, over all its batches: the compute thread pays nothing, and numpy's calls are few. Times are handed in.
@@ -40,7 +40,7 @@ class SampledVersion:
 
 
 class Sampler:
-    """Takes samples; used by one write thread.
+    """Takes samples; used by one flush thread.
 
     Args:
         levels: how densely to sample.
@@ -76,7 +76,7 @@ class Sampler:
         Args:
             settings: the pipeline.
             drift: its `drift` block.
-            versions: what there is to know of a model version; asked once each, by the write thread.
+            versions: what there is to know of a model version; asked once each, by the flush thread.
             secret: key of the hashes of personal values; may be empty when nothing is hashed.
             partitions: of the samples topic.
             max_bytes: largest record it takes.

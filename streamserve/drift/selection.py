@@ -42,7 +42,7 @@ class Selection(NamedTuple):
 
 
 class Selector:
-    """Selects rows; keeps the seed of every partition met so far. Used by one write thread."""
+    """Selects rows; keeps the seed of every partition met so far. Used by one flush thread."""
 
     def __init__(self) -> None:
         self._seeds: dict[TopicPartition, int] = {}

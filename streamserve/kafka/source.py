@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
@@ -118,7 +118,7 @@ class KafkaSource:
         if epochs and self._clock.monotonic_s() >= self._publish_at_s:
             self._publish()
         if any(map(_ERROR, messages)):
-            messages = [message for message in messages if not self._handled_error(message)]
+            messages = self._without_errors(messages)
         if self._assignment.epochs is not epochs:
             messages = self._still_ours(messages, epochs)
         return self._batch(messages) if messages else None
@@ -218,20 +218,28 @@ class KafkaSource:
             self._restart_at(tp, OFFSET_STORED)
         return kept
 
-    def _handled_error(self, message: Any) -> bool:
-        error = message.error()
-        if error is None:
-            return False
+    def _without_errors(self, messages: list[Any]) -> list[Any]:
+        """The records among the messages. Partitions without a position are started together, in one request."""
+        records, unknown = [], {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+                unknown[TopicPartition(message.topic(), message.partition())] = message.offset()
+            else:
+                self._handle_error(error, message)
+        owned = {tp: asked for tp, asked in unknown.items() if tp in self._assignment.epochs}  # the others left since
+        try:
+            self._start_partitions(owned)
+        except KafkaException as exception:
+            names = ", ".join(f"{tp.topic}-{tp.partition}" for tp in owned)
+            raise source_error(first_error(exception), f"starting {names}") from exception
+        return records
+
+    def _handle_error(self, error: KafkaError, message: Any) -> None:
         code = error.code()
-        if code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
-            tp = TopicPartition(message.topic(), message.partition())
-            if tp not in self._assignment.epochs:
-                return True  # it left while its error was under way
-            try:
-                self._start_partition(tp, message.offset())
-            except KafkaException as exception:
-                raise source_error(first_error(exception), f"starting {tp.topic}-{tp.partition}") from exception
-        elif code in UNREADABLE:
+        if code in UNREADABLE:
             raise SourceError(
                 f"{message.topic()}-{message.partition()} offset {message.offset()} cannot be read: {error.str()};"
                 " move the group past it with `kafka-consumer-groups --reset-offsets` once you know what it was",
@@ -239,7 +247,7 @@ class KafkaSource:
                 partition=message.partition(),
                 offset=message.offset(),
             )
-        elif code in FORBIDDEN or code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:  # noqa: SLF001
+        if code in FORBIDDEN or code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:  # noqa: SLF001
             self._refused += 1
             if self._refused > 10:
                 raise source_error(error, f"reading {message.topic() or 'topics'}")
@@ -247,64 +255,70 @@ class KafkaSource:
             raise source_error(error, "reading")
         else:
             self._log.warning("source_error", code=error.name(), error=error.str(), topic=message.topic())
-        return True
 
     # -- positions -----------------------------------------------------------------------------------------------
 
-    def _start_partition(self, tp: TopicPartition, asked: int | None) -> None:
+    def _start_partitions(self, asked: Mapping[TopicPartition, int | None]) -> None:
         """A partition without a committed offset starts where the configuration says; a lost offset is an alarm.
 
         The client's word that there is none is not enough: it has said so of partitions whose offsets wait for the end
         of a dead worker's transaction, when a rebalance came in between (seen with librdkafka 2.16). A partition that
-        then started at its beginning would be scored twice, so the group itself is asked.
+        then started at its beginning would be scored twice, so the group itself is asked. Where the group does not say
+        now, the client is told to look again, and the partition comes back here if it still finds nothing.
 
-        Raises: SourceError when the committed offset lies beyond the end: nobody can tell what was not scored yet.
+        Args:
+            asked: the offsets that cannot be read, by partition; negative or None where there was none.
+
+        Raises:
+            SourceError: a committed offset lies beyond the end: nobody can tell what was not scored yet.
         """
-        if asked is None or asked < 0:
-            known = self._committed(tp)
-            if known is None:
-                return
-            start = known if known >= 0 else self._first_position(tp)
-        else:
-            low, high = self._watermarks(tp)
-            if asked > high:
-                raise SourceError(
-                    f"{tp.topic}-{tp.partition}: the committed offset {asked} lies beyond the end {high}: the topic was"
-                    " deleted and made anew, or truncated. Decide where to go on with"
-                    " `kafka-consumer-groups --reset-offsets`, then start again",
-                    topic=tp.topic,
-                    partition=tp.partition,
-                    offset=asked,
-                )
-            start = max(low, asked)
-            self._log.error(
-                "offset_out_of_range",
+        starts = {tp: self._low_after(tp, offset) for tp, offset in asked.items() if offset is not None and offset >= 0}
+        for tp, known in self._committed([tp for tp in asked if tp not in starts]).items():
+            starts[tp] = known if known >= 0 or known == OFFSET_STORED else self._first_position(tp)
+        for tp, start in starts.items():
+            self._restart_at(tp, start)
+
+    def _low_after(self, tp: TopicPartition, asked: int) -> int:
+        """Where to go on when a committed offset is out of range. Raises: SourceError when it lies beyond the end."""
+        low, high = self._watermarks(tp)
+        if asked > high:
+            raise SourceError(
+                f"{tp.topic}-{tp.partition}: the committed offset {asked} lies beyond the end {high}: the topic was"
+                " deleted and made anew, or truncated. Decide where to go on with"
+                " `kafka-consumer-groups --reset-offsets`, then start again",
                 topic=tp.topic,
                 partition=tp.partition,
-                committed=asked,
-                low=low,
-                high=high,
-                skipped=max(0, low - asked),
-                reading_from=start,
+                offset=asked,
             )
-        self._restart_at(tp, start)
+        start = max(low, asked)
+        self._log.error(
+            "offset_out_of_range",
+            topic=tp.topic,
+            partition=tp.partition,
+            committed=asked,
+            low=low,
+            high=high,
+            skipped=max(0, low - asked),
+            reading_from=start,
+        )
+        return start
 
-    def _committed(self, tp: TopicPartition) -> int | None:
-        """The group's position of a partition, negative when it has none; None when it does not say now.
-
-        Then the client is told to look again, and the partition comes back here if it still finds nothing.
-        """
+    def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's positions: negative where it has none, `OFFSET_STORED` where it does not say now."""
+        if not partitions:
+            return {}
         try:
-            (answer,) = self._consumer.committed([ClientPartition(*tp)], timeout=REQUEST_TIMEOUT_S)
+            answers = self._consumer.committed([ClientPartition(*tp) for tp in partitions], timeout=REQUEST_TIMEOUT_S)
         except KafkaException as exception:
-            self._log.warning(
-                "position_unknown", topic=tp.topic, partition=tp.partition, error=first_error(exception).str()
-            )
-            self._restart_at(tp, OFFSET_STORED)
-            return None
-        if answer.offset >= 0:
-            self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=answer.offset)
-        return int(answer.offset)
+            self._log.warning("positions_unknown", partitions=len(partitions), error=first_error(exception).str())
+            return dict.fromkeys(partitions, OFFSET_STORED)
+        found = {}
+        for answer in answers:
+            tp = TopicPartition(answer.topic, answer.partition)
+            found[tp] = int(answer.offset) if answer.error is None else OFFSET_STORED
+            if answer.offset >= 0:
+                self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=answer.offset)
+        return found
 
     def _first_position(self, tp: TopicPartition) -> int:
         """Where a partition that nobody has read starts, committed at once unless that is its beginning.

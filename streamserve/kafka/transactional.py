@@ -98,6 +98,10 @@ class TransactionalSink:
         slot.listen()
         reason = slot.taint or ("age" if slot.age_s() > MAX_AGE_S else "")
         if reason:
+            if timeout_s <= 0:
+                with self._lock:
+                    self._free.appendleft(slot)
+                return None
             self._recycle(slot, reason)
         slot.begin()
         return KafkaTransaction(slot, self._partitions, self._release)

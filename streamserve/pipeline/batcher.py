@@ -1,6 +1,6 @@
 """The batch that grows until the engine is free.
 
-The poll thread adds chunks of records as they arrive; the compute thread takes all that is there, up to the bounds,
+The poll thread adds chunks of records as they arrive; whoever scores takes all that is there, up to the bounds,
 the moment it is ready for more. So an idle worker answers a single record at once, and a busy one makes large batches
 by itself. `max_delay_s` makes the first record wait for company, for engines that want full batches; a planner bounds
 the batch further by the time that its records have left (`slo`).

@@ -79,7 +79,7 @@ class NothingKnown:
 
 
 class InferStage:
-    """Runs one engine; used by one compute thread.
+    """Runs one engine; used by one thread at a time.
 
     Args:
         engine: a warmed engine.

@@ -30,7 +30,7 @@ PATIENCE_MAX = 64 * PATIENCE_BATCHES
 
 @dataclass(slots=True)
 class BatchBound:
-    """The largest batch that is believed to fit into memory; owned by one compute thread.
+    """The largest batch that is believed to fit into memory; used by one thread at a time.
 
     Halved when memory runs out. Doubled, up to where it stood before the first failure, after `patience`
     batches of the full bound have passed; every further failure doubles the patience (at most 64,000

@@ -132,11 +132,12 @@ class Compute:
     def prepare(self) -> None:
         """Take and prepare, as far ahead as there is room."""
         while self._room.acquire() and (taken := self._mailbox.take()) is not None:
-            if (work := self._prepared(taken)) is None:
+            work = self._prepared(taken)
+            if work is not None:
+                self._mailbox.before_engine(+1)
+                self._to_infer.put(work)
+            else:
                 self._room.release()
-                continue
-            self._mailbox.before_engine(+1)
-            self._to_infer.put(work)
             del taken, work
         self._to_infer.put(None)
 

@@ -1,6 +1,6 @@
 """The crash journal: which records are inside the native engine now, readable after any death of the process.
 
-A native crash cannot be caught. So before every inference the compute thread notes the batch's offset
+A native crash cannot be caught. So before every inference a worker notes the batch's offset
 ranges in a small file that is mapped into memory, and strikes them out afterwards; the pages outlive the
 process, whatever killed it (a crash of the whole machine may lose them, and with them only the knowledge).
 What is made of an entry that a dead process left behind is the business of `quarantine`.
@@ -61,7 +61,7 @@ class Entry(NamedTuple):
 
 
 class CrashJournal:
-    """The journal of a live slot. `open` before use; one compute thread enters and leaves.
+    """The journal of a live slot. `open` before use; whoever scores enters and leaves.
 
     Args:
         state_dir: folder of all slots of this pipeline on this machine, made with mode 0700.

@@ -51,7 +51,7 @@ POLL_TIMEOUT_S = 0.05
 FULL_WAIT_S = 0.25
 """How long the poll thread waits for room before it pauses the partitions (pausing drops what was prefetched)."""
 ROOM_WAIT_S = 0.005
-"""The same while it works alone; after that it looks whether somebody needs the consumer."""
+"""How long it waits while it works alone before it looks whether somebody needs the consumer."""
 BORROW_WAIT_S = 0.05
 """How long it lets the mailbox run empty in order to work alone."""
 REVOKE_TIMEOUT_S = 10.0
@@ -70,7 +70,7 @@ class Worker:
 
     Args:
         source, sink: the two ends.
-        stages: the compute thread's work.
+        stages: the work of whoever scores.
         assignment: shared with the source.
         mailbox: between poll and compute.
         max_poll: most records of one poll.
@@ -248,7 +248,7 @@ class Worker:
                 self._calls.serve()
                 if self._alone:
                     self._work_alone()
-                elif self._compute.quick and self._rotation.wait_room(0) and self._mailbox.borrow(BORROW_WAIT_S):
+                elif self._compute.quick and self._has_room(0) and self._mailbox.borrow(BORROW_WAIT_S):
                     self._pause(False)
                     self._alone, self._misses = True, 0
                 elif self._mailbox.wait_room(FULL_WAIT_S):
@@ -269,7 +269,7 @@ class Worker:
 
     def _work_alone(self) -> None:
         """Poll, score and write a batch on this thread, once it would be written at once, or while they come full."""
-        if not self._rotation.wait_room(ROOM_WAIT_S, wanted=not self._compute.flooded):
+        if not self._has_room(ROOM_WAIT_S):
             self._misses += 1
             if self._misses * ROOM_WAIT_S >= FULL_WAIT_S:
                 self._work_together()
@@ -283,6 +283,10 @@ class Worker:
             self._rotation.nothing_behind()
         if not self._compute.quick:
             self._work_together()
+
+    def _has_room(self, timeout_s: float) -> bool:
+        """Whether a batch would be written at once, or, while they come full, at least has room in the outbox."""
+        return self._rotation.wait_room(timeout_s, wanted=not self._compute.flooded)
 
     def _work_together(self) -> None:
         """Leave scoring to the compute thread."""
@@ -422,7 +426,7 @@ class Worker:
             raise SinkError(f"{MAX_ABORTS} aborts in a row; the last one: {error}") from error
         self._assignment.interrupt()
         if not self._rotation.abort_and_wait(error, CALL_TIMEOUT_S):
-            raise SinkError(f"the write thread did not come to rest within {CALL_TIMEOUT_S:.0f} s") from error
+            raise SinkError(f"writing did not come to rest within {CALL_TIMEOUT_S:.0f} s") from error
         self._finished.wait(pause_s)
         reread = False
         while True:

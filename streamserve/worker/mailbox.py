@@ -4,7 +4,7 @@ The poll thread puts chunks, the compute thread takes batches; whoever has nothi
 a batch may hold are `pipeline.batcher`'s. While other batches are before the engine or in it (`before_engine`), a batch
 goes only when it could not grow any more.
 
-The poll thread may `borrow` the compute thread's place while that one sleeps and nothing is here; then it takes the
+The poll thread may `borrow` the compute thread's place while that one sleeps and nothing is ready; then it takes the
 batches itself (`take_now`), until it gives the place back.
 """
 
@@ -29,6 +29,7 @@ class Mailbox:
         self._ahead = 0
         self._sleeping = False
         self._borrowed = False
+        self._full_batches = 0
         self._closed = False
 
     def put(self, chunk: RecordBatch) -> None:
@@ -39,8 +40,8 @@ class Mailbox:
 
     @property
     def behind(self) -> bool:
-        """Whether the compute thread does not keep up: no more is taken in, or a full batch waits already."""
-        return self._batcher.full or self._batcher.whole
+        """Whether scoring lags: no more is taken in, or a full batch waits, or a borrower takes one after another."""
+        return self._batcher.full or self._batcher.whole or (self._borrowed and self._full_batches > 1)
 
     def wait_room(self, timeout_s: float) -> bool:
         """Wait until more may be added. Returns: whether it may."""
@@ -75,10 +76,10 @@ class Mailbox:
         return wait_s
 
     def borrow(self, timeout_s: float) -> bool:
-        """Take the compute thread's place, once it sleeps and nothing is here. Returns: whether that came to be."""
+        """Take the compute thread's place, once it sleeps and nothing is ready. Returns: whether that came to be."""
         with self._taken:
             self._borrowed = self._taken.wait_for(
-                lambda: self._sleeping and not len(self._batcher) and not self._closed, timeout_s
+                lambda: self._sleeping and self._ready_in_s() != 0 and not self._closed, timeout_s
             )
             return self._borrowed
 
@@ -96,6 +97,7 @@ class Mailbox:
     def take_now(self) -> tuple[RecordBatch, CloseReason] | None:
         """The next batch; None when there is none, or it may still wait for company. In the borrowed place only."""
         with self._arrived:
+            self._full_batches = self._full_batches + 1 if self._batcher.whole else 0
             wait_s = self._ready_in_s()
             return self._batcher.take(self._clock.monotonic_s()) if wait_s is not None and wait_s <= 0 else None
 

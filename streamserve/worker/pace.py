@@ -1,14 +1,15 @@
 """Whether an engine is quick: whether polling and scoring at the same time would gain nothing.
 
 While the engine works, Python's other threads can run. A quick engine leaves them too little time for that to be worth
-what threads of one interpreter cost each other, and its batches do not keep the poll thread from the group for long.
+what threads of one interpreter cost each other, and scoring a batch does not keep the poll thread from the group for
+long.
 """
 
 from __future__ import annotations
 
 QUICK_INFER_S = 0.002
 QUICK_S = 0.01
-"""A quick batch takes no longer, in the engine and in all."""
+"""Scoring a quick batch takes no longer, in the engine and in all."""
 QUICK_BATCHES = 16
 """So many quick batches more than slow ones make an engine quick."""
 SLOW_WEIGHT = 8

@@ -112,7 +112,7 @@ class _Knowledge:
 class Quarantine:
     """The knowledge of one slot.
 
-    `split` belongs to the compute thread, `forget` to the commit thread, `reload` to the poll thread.
+    `split` belongs to whoever scores, `forget` to the commit thread, `reload` to the poll thread.
 
     Args:
         state_dir: folder of all slots of this pipeline on this machine.

@@ -5,7 +5,8 @@
 There is one *pen*: whoever holds it writes. A thread that puts a batch takes the pen if it is free, and writes the
 batch itself; while the flush thread holds it, batches gather in the outbox, and the flush thread writes them as soon
 as it is done. So the order is kept, scoring goes on during a flush, and in a flood batches are written by the thread
-that made them (docs/performance.md has what that saves).
+that made them (docs/performance.md has what that saves). Whoever scores never waits for the brokers: a batch whose
+transaction cannot be opened at once is left to the flush thread.
 
 A transaction takes in batches as long as more of them are ready, or about to be, up to `commit_interval`; with nothing
 more to write it closes at once, provided the commit thread will have room for it and `commit_min_interval` has passed
@@ -58,7 +59,8 @@ class Rotation:
     """The queues from scoring to commit. Thread-safe.
 
     Args:
-        write: writes a batch into a transaction, on the thread that holds the pen.
+        write: writes a batch into a transaction, on the thread that holds the pen; told whether it may wait for a
+            transaction to begin. Returns: whether it did.
         interval_s: longest time a transaction takes in batches.
         min_interval_s: shortest time between two closings.
         eager: whether readers see what is flushed before the commit, so that an open transaction is flushed as soon as
@@ -68,7 +70,7 @@ class Rotation:
     def __init__(
         self,
         clock: Clock,
-        write: Callable[[Written, ScoredBatch], None],
+        write: Callable[[Written, ScoredBatch, bool], bool],
         *,
         interval_s: float,
         min_interval_s: float,
@@ -144,7 +146,7 @@ class Rotation:
             if self._pen_taken:
                 return
             self._pen_taken = True
-        self.write_out()
+        self.write_out(may_wait=False)
 
     def nothing_behind(self) -> None:
         """What was said to be on its way does not come."""
@@ -161,37 +163,44 @@ class Rotation:
 
     # -- whoever holds the pen -----------------------------------------------------------------------------------
 
-    def write_out(self) -> None:
+    def write_out(self, *, may_wait: bool = True) -> None:
         """Write what is in the outbox, as far as the open transaction takes it in; then put the pen down."""
         while (entry := self._next_entry()) is not None:
             try:
-                self._write(*entry)
+                if self._write(*entry, may_wait):
+                    self._wrote()
+                else:
+                    break
             except StreamServeError as error:
                 self.fail(error)
+        self._put_down()
 
     def _next_entry(self) -> tuple[Written, ScoredBatch] | None:
+        """The open transaction, and the batch that is next for it; None when there is none, or it takes in no more."""
         with self._work:
-            opened = self._open
-            full = opened is not None and self._is_full()
-            if not self._outbox or full or self._error is not None or self._output_over:
-                self._put_down(due=full)
+            if not self._outbox or self._is_full() or self._error is not None or self._output_over:
                 return None
-            batch, self._more_behind = self._outbox.popleft()
-            self._room.notify()
-            if opened is None:
-                opened = self._open = Written()
+            if self._open is None:
+                self._open = Written()
                 self._since_s = self._clock.monotonic_s()
                 self._work.notify()  # the flush thread minds the interval
-            opened.taken += 1
-            return opened, batch
+            return self._open, self._outbox[0][0]
 
-    def _put_down(self, *, due: bool) -> None:
-        self._pen_taken = False
-        if due or not self._more_behind or self._outbox or self._error is not None:
-            self._work.notify()
-        if self._error is not None:
-            self._ready.notify()
-        self._room.notify()
+    def _wrote(self) -> None:
+        with self._work:
+            if self._open is not None and self._outbox:  # else an abort came in between
+                _, self._more_behind = self._outbox.popleft()
+                self._open.taken += 1
+                self._room.notify()
+
+    def _put_down(self) -> None:
+        with self._work:
+            self._pen_taken = False
+            if not self._more_behind or self._is_full() or self._outbox or self._error is not None:
+                self._work.notify()
+            if self._error is not None:
+                self._ready.notify()
+            self._room.notify()
 
     # -- flush thread --------------------------------------------------------------------------------------------
 
@@ -243,6 +252,8 @@ class Rotation:
                         return True
                     if wait_s is None and self._input_over:
                         return False
+                elif self._open is not None and not self._is_full():
+                    wait_s = self._left_s()
                 self._work.wait(wait_s)
             return False
 
@@ -254,10 +265,10 @@ class Rotation:
             return None
         if self._input_over or self._is_to_show(self._open):
             return 0.0
-        left_s = self._since_s + self._interval_s - self._clock.monotonic_s()
+        left_s = self._left_s()
         if not self._more_behind and (pause_s := self._pause_s()) is not None:
             left_s = min(left_s, pause_s)
-        return max(0.0, left_s)
+        return left_s
 
     def _due(self) -> Written | None:
         """What is to be flushed; None when there is something to write out before."""
@@ -274,7 +285,7 @@ class Rotation:
     # -- commit thread -------------------------------------------------------------------------------------------
 
     def next(self) -> Written | None:
-        """The next transaction to commit; None when no more will come. Raises: what the writer reported."""
+        """The next transaction to commit; None when no more will come. Raises: what stopped the writing."""
         with self._ready:
             while True:
                 if self._error is not None:
@@ -314,8 +325,12 @@ class Rotation:
 
     # ------------------------------------------------------------------------------------------------------------
 
+    def _left_s(self) -> float:
+        """How long the open transaction may still take in batches."""
+        return max(0.0, self._since_s + self._interval_s - self._clock.monotonic_s())
+
     def _is_full(self) -> bool:
-        return self._clock.monotonic_s() - self._since_s >= self._interval_s
+        return self._open is not None and self._left_s() == 0
 
     def _is_to_show(self, opened: Written) -> bool:
         return self._eager and not self._more_behind and opened.shown < opened.taken

@@ -168,7 +168,7 @@ class ShadowLane:
                     self._stage = None
             return self._left.wait_for(lambda: self._inside in {None, version}, timeout_s)
 
-    # -- compute thread ------------------------------------------------------------------------------------------
+    # -- whoever scores ------------------------------------------------------------------------------------------
 
     def offer(self, route: Route, events: EventBatch, predictions: Sequence[PredictionBatch]) -> None:
         """Take the work on, or drop it and count it."""

@@ -15,7 +15,7 @@ CONTROL_PARTITION = 0
 
 
 class SwitchPoints:
-    """The bookkeeping of one slot; used by the write thread alone.
+    """The bookkeeping of one slot; used by whoever writes.
 
     Args:
         topic: the control topic.

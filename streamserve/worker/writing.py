@@ -48,18 +48,31 @@ class Writer:
         self._clock = clock
         self._stopped = stopped
 
-    def write(self, written: Written, batch: ScoredBatch) -> None:
-        """Add a batch, less its stale rows. Raises: SinkError."""
+    def write(self, written: Written, batch: ScoredBatch, may_wait: bool) -> bool:
+        """Add a batch, less its stale rows.
+
+        Args:
+            written: the transaction; begun when there is something to add.
+            batch: what was scored.
+            may_wait: whether it may wait for a producer, which can take as long as the brokers do.
+
+        Returns: whether it did; False, with nothing added, when it would have had to wait.
+
+        Raises: SinkError.
+        """
         stale = self._assignment.stale(batch.positions, batch.records.epochs)
         current = batch.without(stale) if stale else batch
         if current is None:
-            return
+            return True
         if written.transaction is None:
             failpoints.reach("before_begin")
-            written.transaction = self._begin()
+            written.transaction = self._begin() if may_wait else self._sink.begin(0)
+            if written.transaction is None:
+                return False
         for part in (*current.outbound, *self._switched(current)):
             written.transaction.add(part)
         written.batches.append(current)
+        return True
 
     def flush(self, written: Written) -> None:
         """Wait until the brokers have it all; before it closes, add what is sampled of it. Raises: SinkError."""

@@ -139,6 +139,13 @@ class Pipeline:
         self.until(lambda log: any(ack.serving == given.offset for ack in log.acknowledgements.values()))
         return given
 
+    def work_off(self, events):
+        """Wait until every event has become a prediction or a dead letter: a drain leaves what was not polled yet."""
+        deadline = time.monotonic() + 60
+        while (done := len(self.values("predictions")) + len(self.values("dead"))) < events.count:
+            assert time.monotonic() < deadline, (done, events.count)
+            time.sleep(0.2)
+
     def values(self, topic):
         return [json.loads(message.value()) for message in read_all(self.bootstrap, f"{self.name}.{topic}")]
 
@@ -184,11 +191,13 @@ def pipeline(kafka, tmp_path):
 
 @pytest.mark.parametrize(("version", "words"), [(FAILING, "rejects"), (SLOW, "times as long")])
 def test_a_canary_that_fails_or_is_slow_is_rolled_back(pipeline, version, words):
-    with pipeline.worker(), Events(pipeline) as events:
-        revision = pipeline.give(Canary, version=str(version), weight=0.2)
-        given = pipeline.rolled_back()
-        assert (given.command.by, given.command.expects) == ("guard", revision)
-        assert words in given.command.why
+    with pipeline.worker():
+        with Events(pipeline) as events:
+            revision = pipeline.give(Canary, version=str(version), weight=0.2)
+            given = pipeline.rolled_back()
+            assert (given.command.by, given.command.expects) == ("guard", revision)
+            assert words in given.command.why
+        pipeline.work_off(events)
     predictions = pipeline.values("predictions")
     assert len(predictions) + len(read_all(pipeline.bootstrap, f"{pipeline.name}.dead")) == events.count
     assert {prediction["version"] for prediction in predictions} == {"1", str(version)}
@@ -210,9 +219,11 @@ def test_a_canary_that_drifts_from_the_stable_version_is_rolled_back(pipeline, t
 
 
 def test_a_shadow_says_what_it_would_have_said_and_the_predictions_are_all_there(pipeline):
-    with pipeline.worker(), Events(pipeline) as events:
-        pipeline.give(Shadow, version=str(SHIFTED))
-        time.sleep(2)
+    with pipeline.worker():
+        with Events(pipeline) as events:
+            pipeline.give(Shadow, version=str(SHIFTED))
+            time.sleep(2)
+        pipeline.work_off(events)
     predictions = {each["id"]: each for each in pipeline.values("predictions")}
     assert len(predictions) == events.count
     shadow = pipeline.values("shadow")

@@ -1,4 +1,4 @@
-"""A version's drift reference is looked at when the version is loaded, and never again by the write thread."""
+"""A version's drift reference is looked at when the version is loaded, and never again by the flush thread."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 from streamserve.batch import TopicPartition
 from streamserve.errors import EngineError, SinkError
 from streamserve.testing import MemoryBroker, MemoryTransaction
+from streamserve.worker import loop
 from tests.memory import Gate, doubled, exactly_once, fill, seen, topics, until, worker
 
 P0, P1 = TopicPartition("events", 0), TopicPartition("events", 1)
@@ -26,6 +27,26 @@ def broker():
 @pytest.fixture(params=["exactly_once", "at_least_once"])
 def delivery(request):
     return {"guarantee": request.param, "commit_interval_ms": 2, "commit_min_interval_ms": 0}
+
+
+class Hanging:
+    """Commits that wait while `hang` is set."""
+
+    def __init__(self, monkeypatch):
+        self.hang, self.entered, self._goes_on = threading.Event(), threading.Event(), threading.Event()
+        commit = MemoryTransaction.commit
+
+        def slow(transaction, positions, metadata):
+            if self.hang.is_set():
+                self.entered.set()
+                assert self._goes_on.wait(20)
+            commit(transaction, positions, metadata)
+
+        monkeypatch.setattr(MemoryTransaction, "commit", slow)
+
+    def go_on(self):
+        self.hang.clear()
+        self._goes_on.set()
 
 
 class Scorers:
@@ -99,7 +120,7 @@ def test_a_retryable_failure_costs_nothing(broker, operation):
 
 
 def test_a_revoke_lets_what_is_in_flight_commit(broker, delivery):
-    gate, scoring = Gate(), threading.Event()
+    gate, asked = Gate(), threading.Event()
     gate.open.set()
     with alone(broker, gate, delivery=delivery) as running:
         has_begun(running, broker)
@@ -107,9 +128,9 @@ def test_a_revoke_lets_what_is_in_flight_commit(broker, delivery):
         gate.open.clear()
         fill(broker, 20, partitions=2, start=FIRST)
         assert gate.entered.wait(20)
-        threading.Thread(target=lambda: (running.source.revoke(P1), scoring.set()), daemon=True).start()
+        threading.Thread(target=lambda: (running.source.revoke(P1), asked.set()), daemon=True).start()
         gate.open.set()
-        assert scoring.wait(20)
+        assert asked.wait(20)
         until(lambda: not running.source.rebalancing)
         position = broker.offsets[P1]
         done = sum(value % 2 for value in seen(broker).elements())
@@ -166,30 +187,53 @@ def test_an_engine_that_fails_ends_the_worker(broker, delivery):
 
 
 def test_a_commit_that_hangs_leads_to_a_paused_source_and_not_to_a_thread_that_hangs(broker, monkeypatch):
-    entered, goes_on = threading.Event(), threading.Event()
-    commit = MemoryTransaction.commit
-    hangs = threading.Event()
-
-    def slow(transaction, positions, metadata):
-        if hangs.is_set():
-            entered.set()
-            assert goes_on.wait(20)
-        commit(transaction, positions, metadata)
-
-    monkeypatch.setattr(MemoryTransaction, "commit", slow)
+    commits = Hanging(monkeypatch)
     with alone(broker, delivery={"commit_interval_ms": 2, "commit_min_interval_ms": 0}) as running:
         has_begun(running, broker)
-        hangs.set()
+        commits.hang.set()
         fill(broker, 4000, partitions=2, start=FIRST)
-        assert entered.wait(20)
+        assert commits.entered.wait(20)
         until(lambda: running.source.paused)
         assert not running.worker._alone
-        hangs.clear()
-        goes_on.set()
+        commits.go_on()
         broker.wait_records("predictions", FIRST + 4000)
         until(lambda: running.worker._alone and not running.source.paused)
     assert running.failure is None
     exactly_once(broker, FIRST + 4000)
+
+
+@pytest.mark.parametrize("producers", [1, 3])
+def test_a_commit_that_hangs_at_low_load_keeps_nobody_from_the_group(broker, monkeypatch, producers):
+    monkeypatch.setattr(loop, "REVOKE_TIMEOUT_S", 0.1)
+    commits = Hanging(monkeypatch)
+    delivery = {"commit_interval_ms": 2, "commit_min_interval_ms": 0, "producers": producers}
+    with alone(broker, delivery=delivery) as running:
+        has_begun(running, broker)
+        commits.hang.set()
+        for n in range(10):
+            fill(broker, 1, partitions=2, start=FIRST + n)
+            time.sleep(0.05)
+        assert commits.entered.wait(20)
+        running.source.revoke(P1)
+        until(lambda: not running.source.rebalancing)
+        assert commits.hang.is_set()
+        running.source.assign(P1)
+        commits.go_on()
+        broker.wait_records("predictions", FIRST + 10)
+        until(lambda: running.worker._rotation.held == 0)
+    assert running.failure is None
+    exactly_once(broker, FIRST + 10)
+
+
+@pytest.mark.parametrize("max_delay_ms", [0, 200])
+def test_records_that_wait_for_company_do_not_keep_it_from_working_alone(broker, max_delay_ms):
+    fill(broker, 3, partitions=2)
+    with worker(broker, engine={"max_batch_size": 4, "max_delay_ms": max_delay_ms}) as running:
+        until(lambda: running.assignment.epochs)
+        fill(broker, 401, partitions=2, start=3)
+        until(lambda: running.worker._alone)
+        broker.wait_records("predictions", 404)
+    exactly_once(broker, 404)
 
 
 def test_the_first_record_waits_for_company_when_it_is_told_to(broker):

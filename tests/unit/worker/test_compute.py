@@ -95,8 +95,9 @@ class Line:
         for thread in self.threads:
             thread.start()
 
-    def write(self, _written, batch):
+    def write(self, _written, batch, _may_wait):
         self.offsets += batch.records.offset
+        return True
 
     def flush(self):
         while self.rotation.take() is not None:

@@ -92,7 +92,6 @@ def test_the_place_of_a_taker_that_works_cannot_be_borrowed():
     box.put(chunk(1))
     assert not box.borrow(0)
     box.take()
-    assert not box.borrow(0.02)
     taker = Taker(box)
     assert box.borrow(20)
     box.give_back()
@@ -115,6 +114,31 @@ def test_closing_ends_a_taker_whose_place_is_borrowed():
     box.close(discard=True)
     assert taker.returned.wait(20)
     assert box.take_now() is None
+
+
+def test_who_borrowed_the_place_is_behind_while_full_batches_come_one_after_the_other():
+    box = mailbox()
+    taker = Taker(box)
+    assert box.borrow(20)
+    for count, behind in ((4, False), (4, True), (4, True), (0, False), (4, False), (0, False), (4, False), (3, False)):
+        if count:
+            box.put(chunk(count))
+        box.take_now()
+        assert box.behind is behind
+    box.close()
+    assert taker.returned.wait(20)
+
+
+def test_a_place_can_be_borrowed_while_records_wait_for_company():
+    clock = ManualClock(now_s=10)
+    box = mailbox(max_delay_s=0.05, clock=clock)
+    box.put(chunk(1, polled_s=10))
+    taker = Taker(box)
+    assert box.borrow(20)
+    clock.advance(0.06)
+    assert box.take_now()[1] == "delay"
+    box.close()
+    assert taker.returned.wait(20)
 
 
 def test_in_a_borrowed_place_records_wait_for_company_as_anywhere():

@@ -31,8 +31,17 @@ def written(*batches):
     return Written(transaction=object(), batches=list(batches), taken=len(batches))
 
 
-def write(into, one):
+def write(into, one, _may_wait):
     into.batches.append(one)
+    return True
+
+
+class Writers(list):
+    """Writes, and notes on which threads."""
+
+    def __call__(self, into, one, may_wait):
+        self.append(threading.current_thread())
+        return write(into, one, may_wait)
 
 
 class Lane(threading.Thread):
@@ -81,8 +90,8 @@ def hand_over_and_commit(rotation):
 
 
 def test_whoever_puts_a_batch_writes_it(clock):
-    writers = []
-    rotation = rotating(clock, lambda into, one: (writers.append(threading.current_thread()), write(into, one)))
+    writers = Writers()
+    rotation = rotating(clock, writers)
     rotation.put(batch(), more_behind=True)
     rotation.put(batch(1))
     assert writers == [threading.current_thread()] * 2
@@ -91,8 +100,8 @@ def test_whoever_puts_a_batch_writes_it(clock):
 
 
 def test_what_is_put_during_a_flush_is_written_after_it(clock):
-    writers = []
-    rotation = rotating(clock, lambda into, one: (writers.append(threading.current_thread()), write(into, one)))
+    writers = Writers()
+    rotation = rotating(clock, writers)
     rotation.put(batch())
     first = rotation.take()
     putting = Lane(lambda: [rotation.put(batch(n)) for n in (1, 2)])
@@ -121,7 +130,7 @@ def test_a_full_outbox_makes_whoever_scores_wait(rotation):
 
 
 def test_a_failure_to_write_is_reported_and_stops_the_writing(clock):
-    def broken(_into, _one):
+    def broken(_into, _one, _may_wait):
         raise ERROR
 
     rotation = rotating(clock, broken)
@@ -129,6 +138,25 @@ def test_a_failure_to_write_is_reported_and_stops_the_writing(clock):
     assert rotation.aborting
     assert isinstance(Lane(rotation.next).outcome(), SinkError)
     assert Lane(rotation.take).waits()
+
+
+def test_a_batch_whose_writer_may_not_wait_is_left_to_the_flush_thread(clock):
+    waited = []
+
+    def patient(into, one, may_wait):
+        waited.append(may_wait)
+        return may_wait and write(into, one, may_wait)
+
+    rotation = rotating(clock, patient)
+    rotation.put(batch(3), more_behind=True)
+    assert waited == [False]
+    assert not rotation.wait_room(0, wanted=True)
+    flushing = Lane(rotation.take)
+    assert flushing.waits()  # more is behind
+    assert waited == [False, True]
+    assert rotation.held == 1
+    rotation.nothing_behind()
+    assert offsets(flushing.outcome()) == [3]
 
 
 # -- when a transaction closes -----------------------------------------------------------------------------------
@@ -145,6 +173,25 @@ def test_with_more_behind_it_closes_when_the_interval_is_over(rotation, clock):
     assert lane.waits()
     clock.advance(INTERVAL_S)
     assert lane.outcome().closing
+
+
+def test_the_interval_is_minded_although_the_flush_thread_woke_during_the_writing():
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(into, one, may_wait):
+        writing.set()
+        assert go_on.wait(20)
+        return write(into, one, may_wait)
+
+    rotation = rotating(SystemClock(), slow, interval_s=0.05)
+    taking = Lane(rotation.take)
+    assert taking.waits()
+    putting = Lane(lambda: rotation.put(batch(), more_behind=True))
+    assert writing.wait(20)
+    assert taking.waits()
+    go_on.set()
+    putting.outcome()
+    assert taking.outcome().closing
 
 
 def test_it_takes_in_no_more_once_the_interval_is_over(rotation, clock):
@@ -340,10 +387,10 @@ def test_an_abort_waits_for_the_flush_thread_to_park(rotation):
 def test_an_abort_waits_for_whoever_writes(clock):
     writing, go_on = threading.Event(), threading.Event()
 
-    def slow(into, one):
+    def slow(into, one, may_wait):
         writing.set()
         assert go_on.wait(20)
-        write(into, one)
+        return write(into, one, may_wait)
 
     rotation = rotating(clock, slow)
     taking = Lane(rotation.take)
