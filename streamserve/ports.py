@@ -139,7 +139,7 @@ class Sink(Protocol):
         ...
 
     def begin(self, timeout_s: float) -> Transaction | None:
-        """A transaction to write into; None when none became free in time, or when it takes I/O and there is no time."""
+        """A transaction to write into; None when none became free in time, or when it takes I/O and there is none."""
         ...
 
     def recover(self) -> bool:
