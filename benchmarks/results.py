@@ -9,9 +9,11 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 FOLDER = Path(__file__).parent
 Bound = dict[str, float]
@@ -19,8 +21,8 @@ Bound = dict[str, float]
 PACKAGES = ("confluent-kafka", "onnxruntime", "numpy", "msgspec", "orjson", "pysimdjson")
 
 
-def keep(figures: dict[str, list[float]]) -> None:
-    """Append one line: when, which commit, which machine, which versions, all figures."""
+def keep(figures: dict[str, list[float]], others: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Append one line: when, which commit, which machine, which versions (`others` are not of this environment)."""
     entry = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -29,7 +31,7 @@ def keep(figures: dict[str, list[float]]) -> None:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES} | dict(others),
         "figures": {name: [round(value, 3) for value in values] for name, values in figures.items()},
     }
     with (FOLDER / "results.jsonl").open("a") as file:
@@ -55,10 +57,12 @@ def compare(figures: dict[str, list[float]]) -> list[str]:
     return fallen
 
 
-def verdict(figures: dict[str, list[float]], *, kept: bool = True) -> int:
+def verdict(
+    figures: dict[str, list[float]], *, kept: bool = True, others: Mapping[str, str] = MappingProxyType({})
+) -> int:
     """Keep the figures, unless told not to, and compare them. Returns: the exit status, 3 when a bound fell."""
     if kept:
-        keep(figures)
+        keep(figures, others)
     fallen = compare(figures)
     for line in fallen:
         say(f"FALLEN {line}")

@@ -52,6 +52,7 @@ class Table:
         self._topic = Topic(name="peers.events", workload=workload, events=events, flow_s=options.seconds)
         self._left_out: list[str] = []
         self.figures: Figures = {}
+        self.versions: dict[str, str] = {}
 
     def run(self) -> None:
         """All runs, then the table."""
@@ -61,6 +62,8 @@ class Table:
         entries = [entry for contender in contenders for entry in self._entries(contender) if self._runs_at_all(entry)]
         runs = take_turns(self._bench, entries, self._options.rounds, self._left_out)
         entries = [entry for entry in entries if entry.name in runs]
+        for contender in contenders:
+            self.versions |= {f"{contender.name}: {name}": told for name, told in contender.versions().items()}
         latencies = self._latencies(entries)
         say(f"| {' | '.join(HEAD)} |")
         say("|---" * len(HEAD) + "|")
@@ -153,4 +156,4 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         table = Table(Bench(kafka.bootstrap, Path(folder)), options)
         table.run()
-    return verdict(table.figures, kept=not options.dry)
+    return verdict(table.figures, kept=not options.dry, others=table.versions)

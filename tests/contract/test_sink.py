@@ -482,6 +482,19 @@ def test_a_tainted_producer_is_replaced_before_its_next_transaction(request):
     rig.close()
 
 
+def test_who_gives_no_time_gets_no_transaction_that_takes_a_new_client(request):
+    rig = built(request, "transactional")
+    sink = rig.sink(ids=("a.0", "a.1"))
+    sink.open()
+    sink._slots[0].taint = "trouble"
+    assert sink.begin(0) is None
+    assert rig.recycled == []
+    written(sink, rig, b"1").commit({}, None)  # the same producer is next, with time enough
+    assert rig.recycled == ["trouble"]
+    assert sink.begin(0) is not None
+    rig.close()
+
+
 def test_a_producer_is_replaced_once_a_day(request):
     rig = built(request, "aging")
     sink = rig.sink(ids=("a.0",))
