@@ -15,7 +15,7 @@ from streamserve.batch import OutboundBatch
 from streamserve.errors import SinkError
 from streamserve.kafka.errors import first_error, sink_error
 
-FULL_QUEUE_TIMEOUT_S = 60.0
+FULL_QUEUE_TIMEOUT_S = 30.0
 METADATA_TIMEOUT_S = 10.0
 REFRESH_S = 30.0
 
@@ -36,6 +36,7 @@ class PartitionCounts:
             found = producer.list_topics(topic, timeout=METADATA_TIMEOUT_S).topics[topic]
         except KafkaException as exception:
             if count:
+                self._counts[topic] = (count, time.monotonic() + REFRESH_S)  # whoever scores waits for this
                 return count
             raise sink_error(exception, f"looking up {topic}") from exception
         if found.error is not None or not found.partitions:

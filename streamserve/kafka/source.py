@@ -145,6 +145,10 @@ class KafkaSource:
                 answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S)
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
+            for answer in answers:
+                if answer.error is not None:  # not the same as having none: what is in doubt may be committed
+                    where = f"reading the committed position of {answer.topic}-{answer.partition}"
+                    raise SourceError(f"{where}: {answer.error.str()}", retryable=True)
             known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
             # Never below what was delivered first: a committed offset out of range would raise its alarm again.
             self._assignment.committed(known, self._assignment.epochs)
@@ -312,10 +316,13 @@ class KafkaSource:
         except KafkaException as exception:
             self._log.warning("positions_unknown", partitions=len(partitions), error=first_error(exception).str())
             return dict.fromkeys(partitions, OFFSET_STORED)
-        found = {}
+        found = dict.fromkeys(partitions, OFFSET_STORED)
         for answer in answers:
             tp = TopicPartition(answer.topic, answer.partition)
-            found[tp] = int(answer.offset) if answer.error is None else OFFSET_STORED
+            if answer.error is not None:
+                self._log.warning("positions_unknown", partitions=1, error=answer.error.str())
+                continue
+            found[tp] = int(answer.offset)
             if answer.offset >= 0:
                 self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=answer.offset)
         return found

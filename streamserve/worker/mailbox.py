@@ -36,7 +36,8 @@ class Mailbox:
         """Add records; never blocks (the poll thread asks `wait_room` first)."""
         with self._arrived:
             self._batcher.add(chunk)
-            self._arrived.notify()
+            if not self._borrowed:
+                self._arrived.notify()
 
     @property
     def behind(self) -> bool:
@@ -81,6 +82,7 @@ class Mailbox:
             self._borrowed = self._taken.wait_for(
                 lambda: self._sleeping and self._ready_in_s() != 0 and not self._closed, timeout_s
             )
+            self._full_batches = 0
             return self._borrowed
 
     def give_back(self) -> None:

@@ -5,7 +5,7 @@
 There is one *pen*: whoever holds it writes. A thread that puts a batch takes the pen if it is free, and writes the
 batch itself; while the flush thread holds it, batches gather in the outbox, and the flush thread writes them as soon
 as it is done. So the order is kept, scoring goes on during a flush, and in a flood batches are written by the thread
-that made them (docs/performance.md has what that saves). Whoever scores never waits for the brokers: a batch whose
+that made them (docs/performance.md has what that saves). Whoever scores waits for no commit: a batch whose
 transaction cannot be opened at once is left to the flush thread.
 
 A transaction takes in batches as long as more of them are ready, or about to be, up to `commit_interval`; with nothing
@@ -151,7 +151,9 @@ class Rotation:
     def nothing_behind(self) -> None:
         """What was said to be on its way does not come."""
         with self._work:
-            if self._more_behind:
+            if self._outbox:
+                self._outbox[-1] = (self._outbox[-1][0], False)
+            elif self._more_behind:
                 self._more_behind = False
                 self._work.notify()
 
@@ -180,15 +182,15 @@ class Rotation:
         with self._work:
             if not self._outbox or self._is_full() or self._error is not None or self._output_over:
                 return None
-            if self._open is None:
-                self._open = Written()
-                self._since_s = self._clock.monotonic_s()
-                self._work.notify()  # the flush thread minds the interval
+            self._open = self._open or Written()
             return self._open, self._outbox[0][0]
 
     def _wrote(self) -> None:
         with self._work:
             if self._open is not None and self._outbox:  # else an abort came in between
+                if not self._open.taken:
+                    self._since_s = self._clock.monotonic_s()
+                    self._work.notify()  # the flush thread minds the interval
                 _, self._more_behind = self._outbox.popleft()
                 self._open.taken += 1
                 self._room.notify()
@@ -326,11 +328,13 @@ class Rotation:
     # ------------------------------------------------------------------------------------------------------------
 
     def _left_s(self) -> float:
-        """How long the open transaction may still take in batches."""
+        """How long the open transaction may still take in batches; counts from its first."""
+        if self._open is None or not self._open.taken:
+            return self._interval_s
         return max(0.0, self._since_s + self._interval_s - self._clock.monotonic_s())
 
     def _is_full(self) -> bool:
-        return self._open is not None and self._left_s() == 0
+        return self._left_s() == 0
 
     def _is_to_show(self, opened: Written) -> bool:
         return self._eager and not self._more_behind and opened.shown < opened.taken

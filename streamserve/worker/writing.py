@@ -16,6 +16,9 @@ from streamserve.worker.parts import Sampler
 from streamserve.worker.rotation import Written
 from streamserve.worker.switch_points import SwitchPoints
 
+BEGIN_WAIT_S = 0.05
+"""How long it waits for a producer before it looks whether an abort is on."""
+
 
 class Writer:
     """Fills and flushes transactions, for whoever holds the rotation's pen.
@@ -88,7 +91,7 @@ class Writer:
             failpoints.reach("after_flush")
 
     def _begin(self) -> Transaction:
-        while (transaction := self._sink.begin(1.0)) is None:
+        while (transaction := self._sink.begin(BEGIN_WAIT_S)) is None:
             if self._stopped():
                 raise SinkError("stopped", retryable=True)
         return transaction

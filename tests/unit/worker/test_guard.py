@@ -24,7 +24,7 @@ GUARD = {"min_rows": 50, "window_s": 2.0}
 
 
 class Feed:
-    """Writes events until it is told to stop; every one has a key of its own."""
+    """Writes events until it is told to stop, and waits until all are done; every one has a key of its own."""
 
     def __init__(self, broker):
         self._broker = broker
@@ -36,9 +36,11 @@ class Feed:
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._stop.set()
         self._thread.join()
+        if kind is None:
+            until(lambda: sum(self._broker.offsets.values()) >= self.count)  # a drain leaves what was not polled yet
 
     def _run(self):
         while not self._stop.wait(0.002):

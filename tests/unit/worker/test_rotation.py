@@ -159,6 +159,33 @@ def test_a_batch_whose_writer_may_not_wait_is_left_to_the_flush_thread(clock):
     assert offsets(flushing.outcome()) == [3]
 
 
+def test_what_does_not_come_after_a_batch_in_the_outbox_is_not_waited_for(rotation, clock):
+    rotation.put(batch())
+    first = rotation.take()
+    rotation.put(batch(1), more_behind=True)  # the pen is with the flush
+    rotation.nothing_behind()
+    rotation.hand_over(first)
+    rotation.write_out()
+    rotation.next()
+    clock.advance(MIN_INTERVAL_S)
+    assert rotation.take().closing
+
+
+def test_the_interval_counts_from_the_first_batch_and_not_from_the_wait_for_a_producer(clock):
+    def refusing(into, one, may_wait):
+        return may_wait and write(into, one, may_wait)
+
+    rotation = rotating(clock, refusing)
+    rotation.put(batch(), more_behind=True)
+    clock.advance(2 * INTERVAL_S)  # nothing is in it yet
+    rotation.put(batch(1), more_behind=True)
+    taking = Lane(rotation.take)
+    assert taking.waits()
+    clock.advance(INTERVAL_S)
+    one = taking.outcome()
+    assert (one.closing, offsets(one)) == (True, [0, 1])
+
+
 # -- when a transaction closes -----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,109 @@
+"""What the group says of positions: having none, not saying, and an answer that leaves a partition out."""
+
+import io
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, OFFSET_STORED, KafkaError
+
+from streamserve.batch import TopicPartition
+from streamserve.clock import SystemClock
+from streamserve.errors import SourceError
+from streamserve.kafka.source import KafkaSource
+from streamserve.pipeline.assignment import Assignment
+from streamserve.telemetry.logs import Log
+from streamserve.testing import memory_settings
+
+P0, P1 = TopicPartition("events", 0), TopicPartition("events", 1)
+
+
+class Told:
+    """The group's answer about a partition; the client's own type takes no error from outside."""
+
+    def __init__(self, place, offset, error=None):
+        self.topic, self.partition = place
+        self.offset, self.error = offset, error and KafkaError(error)
+
+
+class Message:
+    """A message that says that a partition has no position."""
+
+    def __init__(self, place):
+        self._place = place
+
+    def error(self):
+        return KafkaError(KafkaError._AUTO_OFFSET_RESET)
+
+    def topic(self):
+        return self._place.topic
+
+    def partition(self):
+        return self._place.partition
+
+    def offset(self):
+        return OFFSET_INVALID
+
+
+class GroupClient:
+    """A consumer as far as positions go: answers what it is told to, and notes where partitions start."""
+
+    def __init__(self, answers):
+        self.answers, self.questions, self.started = answers, 0, {}
+
+    def committed(self, _partitions, timeout):
+        self.questions += 1
+        return self.answers
+
+    def seek(self, place):
+        self.started[TopicPartition(place.topic, place.partition)] = place.offset
+
+    def incremental_unassign(self, _places):
+        pass
+
+    def incremental_assign(self, places):
+        for place in places:
+            self.seek(place)
+
+
+def source(*answers):
+    assignment = Assignment(SystemClock())
+    assignment.assign([P0, P1])
+    made = KafkaSource(memory_settings([{"name": "x"}]), assignment, SystemClock(), Log.open(stream=io.StringIO()))
+    made._consumer = GroupClient(answers)
+    return made
+
+
+def test_a_position_that_the_group_does_not_say_is_not_the_one_we_know():
+    """It may be behind: what is in doubt may be committed, and would be scored twice."""
+    asked = source(Told(P0, 100), Told(P1, OFFSET_INVALID, KafkaError.UNSTABLE_OFFSET_COMMIT))
+    asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
+    with pytest.raises(SourceError, match="events-1") as raised:
+        asked.rewind(reread=True)
+    assert raised.value.retryable
+    assert asked._consumer.started == {}
+
+
+def test_after_a_rewind_every_partition_goes_on_where_the_group_says():
+    asked = source(Told(P0, 100), Told(P1, OFFSET_INVALID))
+    asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
+    assert asked.rewind(reread=True)
+    assert asked._consumer.started == {P0: 100, P1: 50}
+
+
+def test_partitions_without_a_position_are_asked_for_together():
+    asked = source(Told(P0, 7), Told(P1, OFFSET_INVALID))
+    assert asked._without_errors([Message(P0), Message(P1)]) == []
+    assert asked._consumer.started == {P0: 7, P1: OFFSET_BEGINNING}
+    assert asked._consumer.questions == 1
+
+
+def test_where_the_group_does_not_say_the_client_looks_again():
+    asked = source(Told(P0, OFFSET_INVALID, KafkaError.UNSTABLE_OFFSET_COMMIT))  # and nothing of the other
+    asked._without_errors([Message(P0), Message(P1)])
+    assert asked._consumer.started == {P0: OFFSET_STORED, P1: OFFSET_STORED}
+
+
+def test_a_partition_that_left_is_not_started():
+    asked = source(Told(P0, 7))
+    asked._assignment.leave([P1])
+    asked._without_errors([Message(P0), Message(P1)])
+    assert asked._consumer.started == {P0: 7}
