@@ -132,13 +132,7 @@ class Worker:
             clock=clock,
             stopped=lambda: self._finished.is_set() or self._rotation.aborting,
         )
-        self._rotation = Rotation(
-            clock,
-            self._writer.write,
-            interval_s=delivery.commit_interval_ms / 1000,
-            min_interval_s=delivery.min_interval_ms(goal=slo is not None) / 1000,
-            eager=delivery.guarantee == "at_least_once",
-        )
+        self._rotation = Rotation.of(delivery, clock, self._writer.write, goal=slo is not None)
         self._slo = slo
         self._compute = Compute(
             in_flight,
@@ -154,9 +148,8 @@ class Worker:
         self._draining, self._finished = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._alone, self._misses = False, 0
-        self._aborts = 0
+        self._aborts, self._newest_ms = 0, 0
         self._commit_began_s: float | None = None
-        self._newest_ms = 0
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from streamserve.batch import SampleRecords
 from streamserve.clock import Clock, Deadline
+from streamserve.config.settings import DeliverySettings
 from streamserve.errors import StreamServeError
 from streamserve.pipeline.stages import ScoredBatch
 from streamserve.ports import Transaction
@@ -97,6 +98,24 @@ class Rotation:
         self._held = 0
         self._input_over = False
         self._output_over = False
+
+    @classmethod
+    def of(
+        cls,
+        delivery: DeliverySettings,
+        clock: Clock,
+        write: Callable[[Written, ScoredBatch, bool], bool],
+        *,
+        goal: bool,
+    ) -> Rotation:
+        """With the intervals of the settings, with a latency goal or without."""
+        return cls(
+            clock,
+            write,
+            interval_s=delivery.commit_interval_ms / 1000,
+            min_interval_s=delivery.min_interval_ms(goal=goal) / 1000,
+            eager=delivery.guarantee == "at_least_once",
+        )
 
     @property
     def held(self) -> int:
