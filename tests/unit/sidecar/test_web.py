@@ -247,6 +247,19 @@ def test_an_overview_is_kept_until_there_is_news_and_no_longer_than_a_second():
     assert not kept.serves(5, 100.3)
 
 
+def test_a_column_that_a_busy_monitor_does_not_know_yet_is_asked_for_again():
+    board = SampleBoard()
+    column, busy = board.column, iter([True, True])
+    board.column = lambda *asked: None if next(busy, False) else column(*asked)
+
+    async def test(world):
+        query = {"model": "delay", "version": "8", "window_s": "600.0", "segment": "", "name": "carrier"}
+        status, document = await world.json("/api/column", params=query)
+        assert (status, document["name"]) == (200, "carrier")
+
+    run(test, board)
+
+
 def test_a_column_is_found_by_model_version_window_segment_and_name():
     async def test(world):
         query = {"model": "delay", "version": "8", "window_s": "600.0", "segment": "origin=EWR", "name": "carrier"}
