@@ -87,6 +87,7 @@ class KafkaSource:
         self._refused = 0
         self._closed = False
         self._partitions_at_start: dict[str, int] = {}
+        self._sought: dict[TopicPartition, int] = {}
 
     @property
     def metadata(self) -> object:
@@ -110,6 +111,7 @@ class KafkaSource:
         )
 
     def poll(self, max_records: int, timeout_s: float) -> RecordBatch | None:
+        before = self._assignment.epochs
         first = self._consumer.poll(timeout_s)
         epochs = self._assignment.epochs
         messages: list[Any] = [] if first is None else [first]
@@ -117,6 +119,8 @@ class KafkaSource:
             messages += self._consumer.consume(max_records - 1, 0)
         if epochs and self._clock.monotonic_s() >= self._publish_at_s:
             self._publish()
+        if self._sought and self._assignment.epochs is not before:
+            self._seek_again(messages)
         if any(map(_ERROR, messages)):
             messages = self._without_errors(messages)
         if self._assignment.epochs is not epochs:
@@ -145,16 +149,16 @@ class KafkaSource:
                 answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S)
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
-            for answer in answers:
-                if answer.error is not None:  # not the same as having none: what is in doubt may be committed
-                    where = f"reading the committed position of {answer.topic}-{answer.partition}"
-                    raise SourceError(f"{where}: {answer.error.str()}", retryable=True)
+            if unsaid := next((answer for answer in answers if answer.error is not None), None):  # it may be committed
+                where = f"reading the committed position of {unsaid.topic}-{unsaid.partition}"
+                raise SourceError(f"{where}: {unsaid.error.str()}", retryable=True)
             known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
             # Never below what was delivered first: a committed offset out of range would raise its alarm again.
             self._assignment.committed(known, self._assignment.epochs)
             positions = self._assignment.positions()
         for tp, position in positions.items():
             self._seek(tp, position)
+        self._sought = dict(positions)
         return positions != before
 
     def commit(self, positions: Positions) -> None:
@@ -185,6 +189,7 @@ class KafkaSource:
         offset: list[int] = list(map(_OFFSET, messages))
         positions = positions_after(topic, partition, offset)
         self._refused = 0
+        self._sought = {tp: position for tp, position in self._sought.items() if tp not in positions}
         fresh = [tp for tp in positions if self._assignment.position(tp) is None]
         places = list(zip(topic, partition, strict=True)) if fresh else []
         self._assignment.delivered({tp: offset[places.index(tp)] for tp in fresh}, positions)
@@ -361,6 +366,12 @@ class KafkaSource:
         self._consumer.incremental_unassign([ClientPartition(*tp)])
         self._consumer.incremental_assign([ClientPartition(*tp, offset)])
 
+    def _seek_again(self, messages: list[Any]) -> None:
+        """After a rebalance: a seek of a moment before is lost for a second or two (seen with librdkafka 2.16)."""
+        here = {TopicPartition(message.topic(), message.partition()) for message in messages}
+        for tp in self._sought.keys() & self._assignment.epochs.keys() - here:
+            self._seek(tp, self._sought[tp])
+
     def _seek(self, tp: TopicPartition, position: int) -> None:
         try:
             self._consumer.seek(ClientPartition(*tp, position))
@@ -399,6 +410,7 @@ class KafkaSource:
     def _leave(self, partitions: list[TopicPartition]) -> None:
         self._unpause(partitions)
         self._assignment.leave(partitions)
+        self._sought = {tp: position for tp, position in self._sought.items() if tp not in partitions}
 
     def _unpause(self, partitions: Sequence[TopicPartition]) -> None:
         """Librdkafka remembers a pause beyond an unassign: a partition that came back would never be read again."""

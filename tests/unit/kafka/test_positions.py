@@ -56,6 +56,15 @@ class GroupClient:
     def seek(self, place):
         self.started[TopicPartition(place.topic, place.partition)] = place.offset
 
+    def poll(self, _timeout_s):
+        self.rebalance()
+
+    def consumer_group_metadata(self):
+        return None
+
+    def resume(self, _places):
+        pass
+
     def incremental_unassign(self, _places):
         pass
 
@@ -87,6 +96,21 @@ def test_after_a_rewind_every_partition_goes_on_where_the_group_says():
     asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
     assert asked.rewind(reread=True)
     assert asked._consumer.started == {P0: 100, P1: 50}
+
+
+def test_a_seek_shortly_before_a_rebalance_is_repeated_after_it_for_what_stays():
+    asked = source()
+    asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
+    asked.rewind(reread=False)
+    client = asked._consumer
+    client.started.clear()
+    client.rebalance = lambda: asked._on_revoke(client, [P1])
+    assert asked.poll(10, 0) is None
+    assert client.started == {P0: 50}
+    client.started.clear()
+    client.rebalance = lambda: asked._on_assign(client, [P1])  # whoever had it meanwhile may have gone on
+    assert asked.poll(10, 0) is None
+    assert client.started == {P0: 50}
 
 
 def test_partitions_without_a_position_are_asked_for_together():
