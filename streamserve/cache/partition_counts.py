@@ -37,11 +37,11 @@ class PartitionCounts:
         self._again_at_s = clock.monotonic_s() + EVERY_S
 
     def of(self, topic: str) -> int:
-        """The count that this batch's predictions carry. Compute thread."""
+        """The count that this batch's predictions carry. Whoever scores."""
         return self._in_use[topic]
 
     def take_up(self) -> None:
-        """Use what was found, from the next batch on. Compute thread."""
+        """Use what was found, from the next batch on. Whoever scores."""
         self._in_use = self._known
 
     def request(self) -> None:

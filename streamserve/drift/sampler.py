@@ -3,7 +3,7 @@
 Runs in the flush thread just before the flush, on what is current then: rows of partitions that have left are gone
 from samples, predictions and offsets alike. Which level the load calls for is the business of `levels`, which rows
 that means of `selection`, what is taken of them of `sampled_columns`, the chunk of `assembly`. All of it is done once a
-transaction, over all its batches: the compute thread pays nothing, and numpy's calls are few. Times are handed in.
+transaction, over all its batches: scoring pays nothing, and numpy's calls are few. Times are handed in.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from streamserve.errors import ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, no_broker, source_error
 from streamserve.kafka.statistics import KafkaStatistics
-from streamserve.pipeline.assignment import Assignment
+from streamserve.pipeline.assignment import Assignment, tell_out_of_range
 from streamserve.ports import AssignmentListener
 from streamserve.telemetry.logs import Log
 
@@ -144,15 +144,14 @@ class KafkaSource:
         self.resume()
         positions = before = self._assignment.rewind()
         if reread and positions:
-            asked = [ClientPartition(*tp) for tp in positions]
             try:
-                answers = self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S)
+                told = self._committed(list(positions))
             except KafkaException as exception:
                 raise source_error(first_error(exception), "reading committed positions") from exception
-            if unsaid := next((answer for answer in answers if answer.error is not None), None):  # it may be committed
-                where = f"reading the committed position of {unsaid.topic}-{unsaid.partition}"
-                raise SourceError(f"{where}: {unsaid.error.str()}", retryable=True)
-            known = {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+            unsaid = [f"{tp.topic}-{tp.partition}" for tp, offset in told.items() if offset is None]
+            if unsaid:  # what is in doubt may be committed
+                raise SourceError(f"the group does not say its positions of {', '.join(unsaid)}", retryable=True)
+            known = {tp: offset for tp, offset in told.items() if offset is not None and offset >= 0}
             # Never below what was delivered first: a committed offset out of range would raise its alarm again.
             self._assignment.committed(known, self._assignment.epochs)
             positions = self._assignment.positions()
@@ -281,13 +280,25 @@ class KafkaSource:
         Raises:
             SourceError: a committed offset lies beyond the end: nobody can tell what was not scored yet.
         """
-        starts = {tp: self._low_after(tp, offset) for tp, offset in asked.items() if offset is not None and offset >= 0}
-        for tp, known in self._committed([tp for tp in asked if tp not in starts]).items():
-            starts[tp] = known if known >= 0 or known == OFFSET_STORED else self._first_position(tp)
+        starts = {tp: self._in_range(tp, offset) for tp, offset in asked.items() if offset is not None and offset >= 0}
+        unknown = [tp for tp in asked if tp not in starts]
+        try:
+            told = self._committed(unknown) if unknown else {}
+        except KafkaException as exception:
+            self._log.warning("positions_unknown", partitions=len(unknown), error=first_error(exception).str())
+            told = dict.fromkeys(unknown)
+        for tp, offset in told.items():
+            if offset is None:
+                starts[tp] = OFFSET_STORED
+            elif offset < 0:
+                starts[tp] = self._first_position(tp)
+            else:
+                self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=offset)
+                starts[tp] = offset
         for tp, start in starts.items():
             self._restart_at(tp, start)
 
-    def _low_after(self, tp: TopicPartition, asked: int) -> int:
+    def _in_range(self, tp: TopicPartition, asked: int) -> int:
         """Where to go on when a committed offset is out of range. Raises: SourceError when it lies beyond the end."""
         low, high = self._watermarks(tp)
         if asked > high:
@@ -300,37 +311,19 @@ class KafkaSource:
                 offset=asked,
             )
         start = max(low, asked)
-        self._log.error(
-            "offset_out_of_range",
-            topic=tp.topic,
-            partition=tp.partition,
-            committed=asked,
-            low=low,
-            high=high,
-            skipped=max(0, low - asked),
-            reading_from=start,
-        )
+        tell_out_of_range(self._log, tp, committed=asked, low=low, high=high, start=start)
         return start
 
-    def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's positions: negative where it has none, `OFFSET_STORED` where it does not say now."""
-        if not partitions:
-            return {}
-        try:
-            answers = self._consumer.committed([ClientPartition(*tp) for tp in partitions], timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as exception:
-            self._log.warning("positions_unknown", partitions=len(partitions), error=first_error(exception).str())
-            return dict.fromkeys(partitions, OFFSET_STORED)
-        found = dict.fromkeys(partitions, OFFSET_STORED)
-        for answer in answers:
-            tp = TopicPartition(answer.topic, answer.partition)
-            if answer.error is not None:
+    def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int | None]:
+        """The group's positions: negative where it has none, None where it does not say now. Raises: KafkaException."""
+        asked = [ClientPartition(*tp) for tp in partitions]
+        told: dict[TopicPartition, int | None] = dict.fromkeys(partitions)
+        for answer in self._consumer.committed(asked, timeout=REQUEST_TIMEOUT_S):
+            if answer.error is None:
+                told[TopicPartition(answer.topic, answer.partition)] = int(answer.offset)
+            else:
                 self._log.warning("positions_unknown", partitions=1, error=answer.error.str())
-                continue
-            found[tp] = int(answer.offset)
-            if answer.offset >= 0:
-                self._log.info("position_found", topic=tp.topic, partition=tp.partition, offset=answer.offset)
-        return found
+        return told
 
     def _first_position(self, tp: TopicPartition) -> int:
         """Where a partition that nobody has read starts, committed at once unless that is its beginning.

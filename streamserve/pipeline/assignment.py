@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from streamserve.batch import Epochs, Positions, TopicPartition
 from streamserve.clock import Clock, Deadline
+from streamserve.telemetry.logs import Log
 
 
 class Assignment:
@@ -123,3 +124,17 @@ class Assignment:
     def _in_flight(self, partitions: Sequence[TopicPartition] | None) -> bool:
         chosen = self._delivered if partitions is None else partitions
         return any(self._delivered.get(tp, -1) > self._committed.get(tp, -1) for tp in chosen)
+
+
+def tell_out_of_range(log: Log, tp: TopicPartition, *, committed: int, low: int, high: int, start: int) -> None:
+    """The alarm for a committed position that cannot be read; `low` to `high` can, and reading goes on at `start`."""
+    log.error(
+        "offset_out_of_range",
+        topic=tp.topic,
+        partition=tp.partition,
+        committed=committed,
+        low=low,
+        high=high,
+        skipped=max(0, low - committed),
+        reading_from=start,
+    )

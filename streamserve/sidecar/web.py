@@ -37,7 +37,7 @@ KEEP_S = 1.0
 """The overview is made anew after so long even without news: ages in it go by the clock on the wall."""
 WRITE_TIMEOUT_S = 10.0
 """A stream whose client takes nothing for so long is closed."""
-LOOKS = 5
+LOOKS = 6
 LOOK_S = 0.1
 """A monitor that is being fed knows nothing of a column that nobody has asked for before; so it is asked again."""
 MAX_TEXT_CHARS = 512
@@ -195,12 +195,11 @@ class Pages:
         if window_s is None:
             return error(HTTPStatus.BAD_REQUEST, "window_s is to be a number of seconds above 0")
         asked = (query["model"], query["version"], window_s, query["segment"], query["name"])
-        found = self._board.column(*asked)
-        for _ in range(LOOKS):
-            if found is not None:
+        for left in reversed(range(LOOKS)):
+            found = self._board.column(*asked)
+            if found is not None or not left:
                 break
             await asyncio.sleep(LOOK_S)
-            found = self._board.column(*asked)
         if found is None:
             return error(HTTPStatus.NOT_FOUND, "nothing is known of this column in this window and segment")
         body = _encode(found)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from streamserve.batch import Headers, Positions, RecordBatch, TopicPartition
 from streamserve.clock import Clock
-from streamserve.pipeline.assignment import Assignment
+from streamserve.pipeline.assignment import Assignment, tell_out_of_range
 from streamserve.ports import AssignmentListener
 from streamserve.telemetry.logs import Log
 from streamserve.testing.broker import MemoryBroker, MemoryRecord
@@ -189,16 +189,7 @@ class MemorySource:
         if low <= committed <= high:
             return committed
         start = low if committed < low else high
-        self._log.error(
-            "offset_out_of_range",
-            topic=tp.topic,
-            partition=tp.partition,
-            committed=committed,
-            low=low,
-            high=high,
-            skipped=max(0, low - committed),
-            reading_from=start,
-        )
+        tell_out_of_range(self._log, tp, committed=committed, low=low, high=high, start=start)
         return start
 
     def _start_offset(self, tp: TopicPartition, low: int, high: int) -> int:

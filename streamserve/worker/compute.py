@@ -56,6 +56,7 @@ class Compute:
 
     Attributes:
         lanes: what its threads run, to the end of the mailbox.
+        flooded: whether the last batch was full, so that more is behind it.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Compute:
         self._clock = clock
         self._slo = slo
         self._pace = Pace()
-        self._flooded = False
+        self.flooded = False
         self._adapts = in_flight == 1 and slo is None
         self._switching = SwitchInterval()
         self._room = threading.Semaphore(in_flight)
@@ -94,11 +95,6 @@ class Compute:
     def quick(self) -> bool:
         """Whether the poll thread may score as well."""
         return self._pace.quick
-
-    @property
-    def flooded(self) -> bool:
-        """Whether the last batch was full, so that more is behind it."""
-        return self._flooded
 
     def abandon(self) -> None:
         """Let the lanes end without a drain; the mailbox is closed already."""
@@ -163,15 +159,15 @@ class Compute:
     def _prepared(self, taken: Taken) -> Work | None:
         """The inputs of a batch; None when nothing of it is ours any more."""
         records, reason = taken
-        self._flooded = reason in FULL
-        self._switching.flooded(self._adapts and self._flooded)
+        self.flooded = reason in FULL
+        self._switching.flooded(self._adapts and self.flooded)
         metrics = self._metrics.now
         metrics.batch_closed(reason)
         metrics.queue_wait_seconds.observe(self._clock.monotonic_s() - records.polled_s)
         positions = records.next_positions()
         if len(self._assignment.stale(positions, records.epochs)) == len(positions):
             return None
-        return self._stages.prepare(records), self._flooded
+        return self._stages.prepare(records), self.flooded
 
     def _finished(self, work: Work) -> None:
         job, more_behind = work

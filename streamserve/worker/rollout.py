@@ -2,7 +2,7 @@
 
 One thread of a slot, beside the line of `loop`. It reads commands, has the versions of the new state loaded, warmed and
 rehearsed while the old ones go on serving, and puts a new `Deployment` in the place of the old one with one assignment:
-the compute thread looks it up once a batch, so the switch falls between two batches. Whatever is wrong with a new
+whoever scores looks it up once a batch, so the switch falls between two batches. Whatever is wrong with a new
 version, the old deployment stays, and the slot's acknowledgement says why. It is tried again when a new command comes.
 
 The topic's word holds over `model.version`, which only says what the very first worker starts with. Brokers that are
