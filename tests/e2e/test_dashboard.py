@@ -159,7 +159,7 @@ def test_news_keeps_scrolling_choice_focus_and_nodes(visit):
     async def test(page, board, server):
         await settled(page)
         await page.script("document.querySelector('#rows').focus(); document.querySelector('#rows').scrollTop = 1500")
-        await page.until("document.querySelectorAll('#runway .row').length > 10")
+        await page.until("document.querySelectorAll('#runway .row')[8]?.getAttribute('aria-posinset') > 20")  # scrolled
         await page.script("document.querySelectorAll('#runway .row')[8].click()")
         chosen = await page.script(SELECTED)
         await page.until(f"{TITLE} === {json.dumps(chosen)}")
