@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_END,
     OFFSET_STORED,
     Consumer,
     KafkaError,
@@ -37,6 +38,7 @@ from streamserve.telemetry.logs import Log
 
 REQUEST_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
+WAKE_TIMEOUT_S = 0.2
 PUBLISH_S = 0.02
 """How old published group metadata may be. The call holds the interpreter's lock while it waits for the client's own
 thread; after every poll it cost 7 % of a busy worker's time. What is too old costs an abort, never a wrong commit."""
@@ -87,7 +89,7 @@ class KafkaSource:
         self._refused = 0
         self._closed = False
         self._partitions_at_start: dict[str, int] = {}
-        self._sought: dict[TopicPartition, int] = {}
+        self._rebalanced = False
 
     @property
     def metadata(self) -> object:
@@ -111,7 +113,6 @@ class KafkaSource:
         )
 
     def poll(self, max_records: int, timeout_s: float) -> RecordBatch | None:
-        before = self._assignment.epochs
         first = self._consumer.poll(timeout_s)
         epochs = self._assignment.epochs
         messages: list[Any] = [] if first is None else [first]
@@ -119,8 +120,9 @@ class KafkaSource:
             messages += self._consumer.consume(max_records - 1, 0)
         if epochs and self._clock.monotonic_s() >= self._publish_at_s:
             self._publish()
-        if self._sought and self._assignment.epochs is not before:
-            self._seek_again(messages)
+        if self._rebalanced:
+            self._rebalanced = False
+            self._wake()
         if any(map(_ERROR, messages)):
             messages = self._without_errors(messages)
         if self._assignment.epochs is not epochs:
@@ -139,6 +141,7 @@ class KafkaSource:
             owned = [ClientPartition(*tp) for tp in self._paused if tp in self._assignment.epochs]
             self._paused.clear()
             self._consumer.resume(owned)
+            self._wake()
 
     def rewind(self, *, reread: bool) -> bool:
         self.resume()
@@ -157,7 +160,6 @@ class KafkaSource:
             positions = self._assignment.positions()
         for tp, position in positions.items():
             self._seek(tp, position)
-        self._sought = dict(positions)
         return positions != before
 
     def commit(self, positions: Positions) -> None:
@@ -180,6 +182,16 @@ class KafkaSource:
         if closer.is_alive():
             self._log.warning("consumer_close_timeout", timeout_s=CLOSE_TIMEOUT_S)
 
+    def _wake(self) -> None:
+        """Have partitions fetched at once that were paused, by us or, in every rebalance, by the client itself.
+
+        Resuming does not wake the thread that fetches from a broker (librdkafka 2.16, `rd_kafka_toppar_pause_resume`):
+        once its last fetch has been answered it sleeps for up to a second. Any request to the broker wakes it.
+        """
+        if owned := self._assignment.epochs:
+            with contextlib.suppress(KafkaException):  # it wakes by itself, later
+                self._consumer.offsets_for_times([ClientPartition(*tp, OFFSET_END) for tp in owned], WAKE_TIMEOUT_S)
+
     # -- polling -------------------------------------------------------------------------------------------------
 
     def _batch(self, messages: list[Any]) -> RecordBatch:
@@ -188,7 +200,6 @@ class KafkaSource:
         offset: list[int] = list(map(_OFFSET, messages))
         positions = positions_after(topic, partition, offset)
         self._refused = 0
-        self._sought = {tp: position for tp, position in self._sought.items() if tp not in positions}
         fresh = [tp for tp in positions if self._assignment.position(tp) is None]
         places = list(zip(topic, partition, strict=True)) if fresh else []
         self._assignment.delivered({tp: offset[places.index(tp)] for tp in fresh}, positions)
@@ -359,12 +370,6 @@ class KafkaSource:
         self._consumer.incremental_unassign([ClientPartition(*tp)])
         self._consumer.incremental_assign([ClientPartition(*tp, offset)])
 
-    def _seek_again(self, messages: list[Any]) -> None:
-        """After a rebalance: a seek of a moment before is lost for a second or two (seen with librdkafka 2.16)."""
-        here = {TopicPartition(message.topic(), message.partition()) for message in messages}
-        for tp in self._sought.keys() & self._assignment.epochs.keys() - here:
-            self._seek(tp, self._sought[tp])
-
     def _seek(self, tp: TopicPartition, position: int) -> None:
         try:
             self._consumer.seek(ClientPartition(*tp, position))
@@ -381,6 +386,7 @@ class KafkaSource:
         self._publish_at_s = self._clock.monotonic_s() + PUBLISH_S
 
     def _on_assign(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        self._rebalanced = True
         owned = _ours(partitions)
         self._assignment.assign(owned)
         self._publish()
@@ -388,6 +394,7 @@ class KafkaSource:
             self._listener.on_assigned(owned)
 
     def _on_revoke(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        self._rebalanced = True
         leaving = _ours(partitions)
         self._publish()
         if self._listener:
@@ -395,6 +402,7 @@ class KafkaSource:
         self._leave(leaving)
 
     def _on_lost(self, _consumer: object, partitions: Sequence[ClientPartition]) -> None:
+        self._rebalanced = True
         gone = _ours(partitions)
         self._leave(gone)
         if self._listener:
@@ -403,7 +411,6 @@ class KafkaSource:
     def _leave(self, partitions: list[TopicPartition]) -> None:
         self._unpause(partitions)
         self._assignment.leave(partitions)
-        self._sought = {tp: position for tp, position in self._sought.items() if tp not in partitions}
 
     def _unpause(self, partitions: Sequence[TopicPartition]) -> None:
         """Librdkafka remembers a pause beyond an unassign: a partition that came back would never be read again."""

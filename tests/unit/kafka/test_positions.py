@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, OFFSET_STORED, KafkaError
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, OFFSET_STORED, KafkaError, KafkaException
 
 from streamserve.batch import TopicPartition
 from streamserve.clock import SystemClock
@@ -44,10 +44,11 @@ class Message:
 
 
 class GroupClient:
-    """A consumer as far as positions go: answers what it is told to, and notes where partitions start."""
+    """A consumer as far as positions go: answers as it is told, notes where partitions start and who was woken."""
 
     def __init__(self, answers):
         self.answers, self.questions, self.started = answers, 0, {}
+        self.woken, self.answer = [], None
 
     def committed(self, _partitions, timeout):
         self.questions += 1
@@ -62,8 +63,16 @@ class GroupClient:
     def consumer_group_metadata(self):
         return None
 
+    def pause(self, _places):
+        pass
+
     def resume(self, _places):
         pass
+
+    def offsets_for_times(self, places, _timeout_s):
+        self.woken.append([TopicPartition(place.topic, place.partition) for place in places])
+        if self.answer is not None:
+            raise self.answer
 
     def incremental_unassign(self, _places):
         pass
@@ -98,19 +107,38 @@ def test_after_a_rewind_every_partition_goes_on_where_the_group_says():
     assert asked._consumer.started == {P0: 100, P1: 50}
 
 
-def test_a_seek_shortly_before_a_rebalance_is_repeated_after_it_for_what_stays():
+def test_after_a_rebalance_the_brokers_of_what_stays_are_asked_something():
+    """The client pauses everything in a rebalance, and nothing but an answer wakes its sleeping fetch threads."""
     asked = source()
-    asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
-    asked.rewind(reread=False)
     client = asked._consumer
-    client.started.clear()
     client.rebalance = lambda: asked._on_revoke(client, [P1])
     assert asked.poll(10, 0) is None
-    assert client.started == {P0: 50}
-    client.started.clear()
-    client.rebalance = lambda: asked._on_assign(client, [P1])  # whoever had it meanwhile may have gone on
+    assert client.woken == [[P0]]
+    client.rebalance = lambda: asked._on_assign(client, [])  # the second half of a cooperative rebalance
     assert asked.poll(10, 0) is None
-    assert client.started == {P0: 50}
+    assert client.woken == [[P0], [P0]]
+    client.rebalance = lambda: None
+    assert asked.poll(10, 0) is None
+    assert client.woken == [[P0], [P0]]
+
+
+def test_a_rebalance_that_leaves_nothing_asks_nothing():
+    asked = source()
+    client = asked._consumer
+    client.rebalance = lambda: asked._on_lost(client, [P0, P1])
+    assert asked.poll(10, 0) is None
+    assert client.woken == []
+
+
+def test_after_a_pause_the_brokers_are_asked_something_and_need_not_answer():
+    asked = source()
+    asked._assignment.delivered({P0: 50, P1: 50}, {P0: 90, P1: 90})
+    asked.pause()
+    asked._consumer.answer = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    asked.resume()
+    assert asked._consumer.woken == [[P0, P1]]
+    asked.resume()
+    assert asked._consumer.woken == [[P0, P1]]
 
 
 def test_partitions_without_a_position_are_asked_for_together():
