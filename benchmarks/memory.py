@@ -1,9 +1,9 @@
 """Memory of a worker: flat over ten million events, and with a backlog.
 
-*Flat*: one worker, exactly once. A million events are appended to its topic and worked off, ten times over. After each
-million, when nothing is left, its resident memory is taken; within, the largest. What counts is the least-squares slope
-from the second million on (the first fills caches, pools and the allocator's arenas) and what it comes to by the last:
-single looks differ by several MiB in either direction, as the allocator has it.
+*Flat*: one worker, exactly once. A million events are appended to its topic and worked off, ten times over. Within each
+million the largest resident memory is taken; after it, when nothing is left, what is resident, and then what is *held*:
+resident once the allocator has given back what is free (`trimmed_slot`). What counts is the least-squares slope of the
+latter from the second million on (the first fills caches and pools) and what it comes to by the last.
 
 *Backlog*: a million events lie there when a worker starts. How far it rises above what it had before its first output.
 
@@ -13,6 +13,7 @@ single looks differ by several MiB in either direction, as the allocator has it.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ MILLION = 1_000_000
 TICK_S = 0.2
 REST_S = 1.0
 """From the last commit to the look at memory: batches have left the queues by then."""
+TRIM_S = 0.5
 MOST_S = 300.0
 TOPIC = "memory.events"
 
@@ -51,9 +53,10 @@ def flat(bench: Bench, millions: int, figures: dict[str, list[float]]) -> None:
     events = WORKLOADS["mlp"].stream(millions * MILLION)
     topic = "flat.events"
     bench.create(topic)
-    job = bench.job(Worker(), WORKLOADS["mlp"], topic, "exactly_once")
-    process = subprocess.Popen(Worker().command(job), stdout=subprocess.DEVNULL)
-    rest, peak = [], []
+    worker = Worker(module=("benchmarks.trimmed_slot",))
+    job = bench.job(worker, WORKLOADS["mlp"], topic, "exactly_once")
+    process = subprocess.Popen(worker.command(job), stdout=subprocess.DEVNULL)
+    peak, rest, held = [], [], []
     try:
         for million in range(1, millions + 1):
             bench.append(topic, islice(events, MILLION))
@@ -66,14 +69,20 @@ def flat(bench: Bench, millions: int, figures: dict[str, list[float]]) -> None:
                 time.sleep(TICK_S)
             time.sleep(REST_S)
             rest.append(resident_mib(process.pid))
-            say(f"{million:3} million events: {rest[-1]:7.1f} MiB at rest, at most {peak[-1]:7.1f} MiB at work")
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(TRIM_S)
+            held.append(resident_mib(process.pid))
+            say(
+                f"{million:3} million events: at most {peak[-1]:6.1f} MiB at work, {rest[-1]:6.1f} at rest,"
+                f" {held[-1]:6.1f} held"
+            )
     finally:
         end(process)
-    steady = rest[1:]
+    steady = held[1:]
     slope_mib = float(np.polyfit(np.arange(len(steady)), steady, 1)[0])
     figures["memory.growth_mib"] = [slope_mib * (len(steady) - 1)]
     figures["memory.slope_kib_per_million"] = [slope_mib * 1024]
-    figures["memory.last_over_first"] = [rest[-1] / rest[0]]
+    figures["memory.held_mib"] = held
     figures["memory.rest_mib"] = rest
     figures["memory.peak_mib"] = peak
 

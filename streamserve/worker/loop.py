@@ -351,6 +351,7 @@ class Worker:
                     rotation.hand_over(written)
             except StreamServeError as error:
                 rotation.fail(error)
+            del written  # a thread that waits keeps no records alive
             rotation.write_out()
         rotation.finish()
 
@@ -363,6 +364,7 @@ class Worker:
                 if written is None:
                     break
                 self._commit_one(written)
+                del written
             except StreamServeError as error:
                 if not error.retryable or self._finished.is_set():
                     raise
