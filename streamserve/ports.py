@@ -112,7 +112,10 @@ class Source(Protocol):
 
 
 class Transaction(Protocol):
-    """One atomic unit of output. Used by one thread at a time, in the order add*, flush, commit; or abort."""
+    """One atomic unit of output. Used by one thread at a time, in the order add*, flush, commit.
+
+    One that is given up, at any point, ends with `Sink.recover`.
+    """
 
     def add(self, outbound: OutboundBatch) -> None:
         """Produce these records. Raises: SinkError."""
@@ -124,10 +127,6 @@ class Transaction(Protocol):
 
     def commit(self, positions: Positions, metadata: object) -> None:
         """Make all of it visible and `positions` the group's, durably, or raise. Raises: SinkError, Fenced."""
-        ...
-
-    def abort(self) -> None:
-        """Undo all of it. Idempotent. Raises: SinkError when it cannot be known to be undone."""
         ...
 
 
@@ -143,7 +142,7 @@ class Sink(Protocol):
         ...
 
     def recover(self) -> bool:
-        """After an abort: every transaction handed out is void; make the sink fit to begin again.
+        """End what was begun and not committed: every transaction handed out is void, and new ones can begin.
 
         Returns: whether it is certain that none of them took effect. If not, only the group knows its positions.
 

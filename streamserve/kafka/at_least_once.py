@@ -115,6 +115,3 @@ class _Delivery:
 
     def commit(self, positions: Positions, metadata: object) -> None:  # noqa: ARG002  the consumer knows its group
         self._sink.commit(positions)
-
-    def abort(self) -> None:
-        """Nothing can be undone."""

@@ -337,6 +337,3 @@ class KafkaTransaction:
         if time.monotonic() - started_s > SLOW_COMMIT_S:
             slot.taint = slot.taint or "slow commit"
         self._release(slot)
-
-    def abort(self) -> None:
-        """Nothing to do: `TransactionalSink.recover` aborts what is open."""

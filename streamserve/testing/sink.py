@@ -125,10 +125,6 @@ class MemoryTransaction:
             self._sink.in_doubt |= took_effect
             raise
 
-    def abort(self) -> None:
-        self._over = True
-        self._records.clear()
-
     def _check(self) -> None:
         if self._over:
             raise Fenced(f"this transaction of {self._name} is over")

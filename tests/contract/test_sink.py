@@ -311,9 +311,7 @@ def test_nothing_is_visible_before_the_commit(txn):
 def test_what_is_aborted_never_shows_and_its_positions_neither(txn):
     sink = txn.sink()
     sink.open()
-    transaction = written(sink, txn, b"aborted")
-    transaction.abort()
-    transaction.abort()
+    written(sink, txn, b"aborted")
     sink.recover()
     written(sink, txn, b"good").commit(at(txn, 2), txn.metadata())
     assert txn.visible() == [b"good"]
