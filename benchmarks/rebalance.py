@@ -3,11 +3,12 @@
 One worker, exactly once, an open loop. A second one has loaded and warmed its model and initialised its producers
 (`waiting_slot`); then it joins, and later gets a SIGTERM. Latencies by partition, counted from when events were due:
 
-    calm ──> join (10 s) ──> settled ──> leave (10 s)
+    calm ──> join ──> settled ──> leave, ten seconds each
 
 `stay` are the partitions that the first worker keeps through all of it, by its own log; `move` go to the second worker
-and come back. Each window's p99 is compared with the calm p99 of the same partitions. For both group protocols:
-`classic` (cooperative-sticky) and `consumer` (KIP-848), in turn, on a broker that a discarded turn of each has warmed.
+and come back. Each window's p99 is compared with the calm p99 of the same partitions. `settled` tells what two workers
+cost each other on this machine, without any rebalance. For both group protocols: `classic` (cooperative-sticky) and
+`consumer` (KIP-848), in turn, on a broker that two discarded turns of each have warmed.
 
     .venv/bin/python -m benchmarks.rebalance --protocols classic --repetitions 5
 """
@@ -37,7 +38,8 @@ from streamserve.demo.local_kafka import LocalKafka
 
 WARM_S = 3.0
 WINDOW_S = 10.0
-SETTLE_S = 4.0
+WINDOWS = ("calm", "join", "settled", "leave")
+WARM_UP_TURNS = 2
 PROTOCOLS = {"classic": "", "consumer": "group.protocol: consumer, "}
 """What the `kafka` block of the configuration has more."""
 
@@ -63,13 +65,14 @@ class Turn:
             with second:
                 wait_for(lambda: second.alive() and go.with_suffix(".ready").exists(), 60)
                 until_ready(job, PARTITIONS)
-                running = self._loop.start(job, job.output, rate=self._rate, seconds=WARM_S + 3 * WINDOW_S + SETTLE_S)
-                calm_ns = running.at_ns + int(WARM_S * 1e9)
-                join_ns = calm_ns + int(WINDOW_S * 1e9)
-                leave_ns = join_ns + int((WINDOW_S + SETTLE_S) * 1e9)
-                sleep_until(join_ns)
+                running = self._loop.start(job, job.output, rate=self._rate, seconds=WARM_S + len(WINDOWS) * WINDOW_S)
+                begins_ns = {
+                    window: running.at_ns + int((WARM_S + number * WINDOW_S) * 1e9)
+                    for number, window in enumerate(WINDOWS)
+                }
+                sleep_until(begins_ns["join"])
                 go.touch()
-                sleep_until(leave_ns)
+                sleep_until(begins_ns["leave"])
                 assert first.alive()
                 assert second.alive()
             _, arrived = running.result()
@@ -77,10 +80,9 @@ class Turn:
         if self._keep_logs is not None:
             for name, text in logs.items():
                 (self._keep_logs / f"{job.name}-{name}.log").write_text(text)
-        moved = revoked(logs["first"], leave_ns)
+        moved = revoked(logs["first"], begins_ns["leave"])
         if not 0 < len(moved) < PARTITIONS:
             raise RuntimeError(f"the first worker gave {sorted(moved)} away:\n{logs['first']}")
-        begins_ns = {"calm": calm_ns, "join": join_ns, "leave": leave_ns}
         return figures(arrived, self._rate, running.at_ns, moved, begins_ns)
 
     def _config(self, job: Job) -> str:
@@ -116,7 +118,7 @@ def figures(arrived: Arrived, rate: int, start_ns: int, moved: set[int], begins_
             mine = latency_ms[of_fate & inside]
             for percentile in (50, 99, 100):
                 found[f"{window}_{fate}_p{percentile}_ms"] = float(np.percentile(mine, percentile))
-        for window in ("join", "leave"):
+        for window in WINDOWS[1:]:
             found[f"{window}_{fate}_p99_ratio"] = found[f"{window}_{fate}_p99_ms"] / found[f"calm_{fate}_p99_ms"]
     found["lost"] = float(number.max() + 1 - len(np.unique(number)))
     found["twice"] = float(len(number) - len(np.unique(number)))
@@ -135,11 +137,12 @@ def main(argv: Sequence[str]) -> int:
     kept: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka, OpenLoop() as loop:
         bench = Bench(kafka.bootstrap, Path(folder))
-        for repetition, protocol in itertools.product(range(options.repetitions + 1), options.protocols):
-            found = Turn(bench, loop, protocol, options).run(f"rebalance.{protocol}.{repetition}")
-            say(row(protocol, found) + ("" if repetition else " (warm-up)"))
+        turns = range(-WARM_UP_TURNS, options.repetitions)
+        for number, protocol in itertools.product(turns, options.protocols):
+            found = Turn(bench, loop, protocol, options).run(f"rebalance.{protocol}.{number + WARM_UP_TURNS}")
+            say(row(protocol, found) + (" (warm-up)" if number < 0 else ""))
             for name, value in found.items():
-                if repetition:
+                if number >= 0:
                     kept.setdefault(f"rebalance.{protocol}.{name}", []).append(value)
     for name, values in kept.items():
         if name.endswith("ratio"):
@@ -152,7 +155,7 @@ def row(protocol: str, found: dict[str, float]) -> str:
     cells = [
         f"{fate} {window} " + "/".join(f"{found[f'{window}_{fate}_p{p}_ms']:.0f}" for p in (50, 99, 100))
         for fate in ("stay", "move")
-        for window in ("calm", "join", "leave")
+        for window in WINDOWS
     ]
     return f"{protocol:8} p50/p99/max ms: {', '.join(cells)}; lost {found['lost']:.0f}, twice {found['twice']:.0f}"
 

@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from benchmarks.latency import Running, summary
 from benchmarks.open_loop import ID, Arrived, Sent, send
-from benchmarks.rebalance import figures, revoked
+from benchmarks.rebalance import WINDOWS, figures, revoked
 
 START_NS = 1_766_000_000_000_000_000
 RATE = 1000
@@ -51,7 +51,7 @@ def test_a_stall_of_the_partitions_that_move_is_not_that_of_those_that_stay() ->
     moving = np.arange(len(due)) % 4 >= 2
     latency_ms = np.where(window & moving, 400, 10)
     arrived = Arrived(due_ns=due, read_ns=due + latency_ms * 1_000_000, cpu_share=0.0)
-    begins_ns = {"calm": START_NS, "join": START_NS + 10 * 10**9, "leave": START_NS + 30 * 10**9}
+    begins_ns = {window: START_NS + number * 10 * 10**9 for number, window in enumerate(WINDOWS)}
     found = figures(arrived, RATE, START_NS, {2, 3}, begins_ns)
     assert (found["join_stay_p99_ratio"], found["join_move_p99_ratio"]) == (1.0, 40.0)
     assert (found["leave_move_p99_ratio"], found["lost"], found["twice"]) == (1.0, 0.0, 0.0)
