@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
 import pytest
 
-from streamserve.batch import TopicPartition
+from streamserve.batch import RecordBatch, TopicPartition
 from streamserve.errors import EngineError, SinkError
 from streamserve.testing import MemoryBroker, MemoryTransaction
 from streamserve.worker import loop
@@ -258,3 +259,21 @@ def test_with_a_latency_goal_or_batches_in_flight_every_thread_keeps_its_work(br
             fill(running.source._broker, 400)
             running.source._broker.wait_records("predictions", 400)
             assert not running.worker._alone
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.005], ids=["alone", "together"])
+def test_a_worker_at_rest_keeps_no_batch_alive(broker, delivery, delay_s):
+    """A thread that waits with the last transaction in hand kept up to a tenth of a second's records."""
+
+    def batches():
+        gc.collect()
+        return {id(thing) for thing in gc.get_objects() if isinstance(thing, RecordBatch)}
+
+    def delayed(inputs):
+        time.sleep(delay_s)
+        return doubled(inputs)
+
+    before = batches()
+    with alone(broker, delayed, delivery=delivery):
+        broker.wait_records("predictions", FIRST)
+        until(lambda: not batches() - before)
