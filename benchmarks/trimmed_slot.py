@@ -2,8 +2,8 @@
 
     python -m benchmarks.trimmed_slot --config … --slot-name …
 
-What is resident then is what it holds (`benchmarks.memory`): glibc keeps freed memory in its arenas, several MiB more or
-less from one look to the next, and grows them for a while by how they are fragmented.
+What is resident then is what it holds (`benchmarks.memory`): glibc keeps freed memory in its arenas, several MiB more
+or less from one look to the next, and grows them for a while by how they are fragmented.
 """
 
 from __future__ import annotations
