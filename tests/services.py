@@ -74,6 +74,29 @@ def produce(bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s:
     return [places[index] for index in sorted(places)]
 
 
+def settled(bootstrap: str, topic: str, *, timeout_s: float = 2) -> None:
+    """Wait for the markers of ended transactions: the coordinator answers a commit or an abort before it writes them.
+
+    Until then a `read_committed` reader sees nothing of the transaction, nor of what was written behind it. Bounded: a
+    test may look while a transaction is open on purpose.
+    """
+    deadline = time.monotonic() + timeout_s
+    while _ends(bootstrap, topic, "read_committed") != _ends(bootstrap, topic, "read_uncommitted"):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+
+
+def _ends(bootstrap: str, topic: str, isolation: str) -> list[int]:
+    """The end of every partition, for one isolation level."""
+    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": unique("ends"), "isolation.level": isolation})
+    try:
+        partitions = reader.list_topics(topic, timeout=10).topics[topic].partitions
+        return [reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1] for number in partitions]
+    finally:
+        reader.close()
+
+
 def read_all(bootstrap: str, topic: str, isolation: str = "read_committed", *, timeout_s: float = 30) -> list[Message]:
     """Every record up to the end offsets of this moment (the last stable ones for `read_committed`).
 

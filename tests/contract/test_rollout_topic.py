@@ -27,7 +27,7 @@ from streamserve.rollout.records import (
 )
 from streamserve.testing import MemoryBroker, memory_settings
 from streamserve.testing.rollout import MemoryRolloutReader, MemoryRolloutWriter
-from tests.services import create_topic, unique
+from tests.services import create_topic, settled, unique
 
 COMPACTED = {"cleanup.policy": "compact"}
 POINT = SwitchPoint(topic="events", partition=0, offset=7, revision=0)
@@ -106,6 +106,7 @@ class OnKafka:
         producer.flush(30)
         yield
         (producer.commit_transaction if commit else producer.abort_transaction)(30)
+        settled(self.kafka.bootstrap, self.topic)
 
 
 @pytest.fixture(params=["memory", "kafka"])

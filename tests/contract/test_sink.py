@@ -22,7 +22,7 @@ from streamserve.kafka.transactional import TransactionalSink
 from streamserve.pipeline.assignment import Assignment
 from streamserve.telemetry.logs import Log
 from streamserve.testing import ManualClock, MemoryBroker, MemorySink, memory_settings
-from tests.services import create_topic, produce, read_all, unique
+from tests.services import create_topic, produce, read_all, settled, unique
 
 COORDINATOR_LOADS = {
     KafkaError.NOT_COORDINATOR,
@@ -157,22 +157,11 @@ class OnKafka:
 
     def visible(self, topic=None):
         topic = topic or self.output
-        self.settled(topic)
+        settled(self.bootstrap, topic)
         return [message.value() for message in read_all(self.bootstrap, topic)]
 
-    def settled(self, topic):
-        """Wait for the markers of what was committed: the coordinator answers a commit before it writes them.
-
-        Bounded: a test may look while a transaction is open on purpose.
-        """
-        deadline = time.monotonic() + 2
-        while ends(self.bootstrap, topic, "read_committed") != ends(self.bootstrap, topic, "read_uncommitted"):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.02)
-
     def records(self):
-        self.settled(self.output)
+        settled(self.bootstrap, self.output)
         return [
             (m.partition(), m.key(), m.value(), m.headers(), m.timestamp()[1])
             for m in sorted(read_all(self.bootstrap, self.output), key=lambda m: m.partition())
@@ -183,16 +172,6 @@ class OnKafka:
             sink.close()
         for source, _ in self.sources:
             source.close()
-
-
-def ends(bootstrap, topic, isolation):
-    """The end of every partition, for one isolation level."""
-    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": unique("ends"), "isolation.level": isolation})
-    try:
-        partitions = reader.list_topics(topic, timeout=10).topics[topic].partitions
-        return [reader.get_watermark_offsets(ClientPartition(topic, p), timeout=10)[1] for p in partitions]
-    finally:
-        reader.close()
 
 
 def generation(source):

@@ -22,7 +22,7 @@ from streamserve.cache.repair import RepairLimits, TailRepair
 from streamserve.clock import SystemClock
 from streamserve.errors import BrokerUnavailable, SourceError
 from streamserve.testing.cache import MemoryCache
-from tests.services import create_topic, produce, unique
+from tests.services import create_topic, produce, settled, unique
 
 
 def prediction(topic, partition, offset, event_time=0, **more):
@@ -76,6 +76,7 @@ def written(kafka, out, records, *, commit=True):
     else:
         producer.abort_transaction(20)
     producer.close()
+    settled(kafka.bootstrap, out)
 
 
 def test_a_rebuild_writes_the_newest_committed_prediction_of_every_key(kafka, topics, open_log):

@@ -19,7 +19,7 @@ from streamserve.config.loading import load
 from streamserve.kafka import dead_letters
 from streamserve.kafka.clients import producer_properties, reader_properties
 from streamserve.kafka.dead_letters import DeadLetterTopic, Replayer, Resend, replay_group
-from tests.services import create_topic, produce, read_all, unique
+from tests.services import create_topic, produce, read_all, settled, unique
 
 PROGRAM = [sys.executable, "-c", "from streamserve.cli import main; main()"]
 
@@ -76,6 +76,7 @@ class Pipeline:
                 timestamp=out.timestamp_ms[row],
             )
             producer.commit_transaction()
+        settled(self.bootstrap, out.topic)
 
 
 @pytest.fixture
@@ -198,6 +199,7 @@ def test_tail_never_shows_what_was_aborted(pipeline, run):
         producer.produce(pipeline.predictions, b"record %d" % number, partition=0)
         producer.flush()
         producer.abort_transaction() if number % 2 else producer.commit_transaction()
+    settled(pipeline.bootstrap, pipeline.predictions)
 
     out, _ = run("tail", "--from", "-3", "--no-follow")
 

@@ -24,7 +24,7 @@ from streamserve.drift.levels import draws, stream_seed
 from streamserve.registry.references import FolderReferences
 from tests.pipelines import drained, environment, flights_folder, free_port, running, wait_ready
 from tests.samples import sample_chunk
-from tests.services import create_topic, produce, read_all, unique
+from tests.services import create_topic, produce, read_all, settled, unique
 
 ROWS = 12_000
 CHUNK = 300
@@ -99,6 +99,7 @@ class Pipeline:
             else:
                 producer.flush()
                 producer.abort_transaction()
+        settled(self.bootstrap, self.samples)
 
 
 @pytest.fixture

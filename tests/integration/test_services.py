@@ -20,7 +20,7 @@ from streamserve.demo.local_process import free_ports, identity
 from streamserve.demo.local_redis import LocalRedis
 from streamserve.errors import BrokerUnavailable
 from streamserve.kafka.embedded import EmbeddedKafka
-from tests.services import create_topic, produce, read_all, unique
+from tests.services import create_topic, produce, read_all, settled, unique
 
 
 def values(messages):
@@ -55,6 +55,7 @@ def test_aborted_records_are_hidden_from_read_committed(kafka):
             producer.commit_transaction()
         else:
             producer.abort_transaction()
+    settled(kafka.bootstrap, topic)
     assert values(read_all(kafka.bootstrap, topic)) == [b"kept", b"kept too"]
     assert len(read_all(kafka.bootstrap, topic, "read_uncommitted")) == 3
 
