@@ -25,11 +25,17 @@ class PollCalls:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Callable[[], Any], bool, Future[Any]]] = deque()
+        self._closed = False
 
     def run(self, call: Callable[[], T], *, timeout_s: float, in_rebalance: bool = False) -> T:
-        """Have the poll thread make `call`, and wait. Raises: what it raises; SourceError when it takes too long."""
+        """Have the poll thread make `call`, and wait.
+
+        Raises: what it raises; SourceError when it takes too long, or when the poll thread has ended.
+        """
         future: Future[T] = Future()
         with self._lock:
+            if self._closed:
+                raise _ended()
             self._waiting.append((call, in_rebalance, future))
         try:
             return future.result(timeout_s)
@@ -52,3 +58,17 @@ class PollCalls:
                 future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
+
+    def close(self) -> None:
+        """The poll thread ends: who waits need not wait for it any more, and nobody has to begin."""
+        with self._lock:
+            self._closed = True
+            waiting = [future for _, _, future in self._waiting]
+            self._waiting.clear()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_ended())
+
+
+def _ended() -> SourceError:
+    return SourceError("the poll thread has ended", retryable=True)

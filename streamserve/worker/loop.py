@@ -258,6 +258,7 @@ class Worker:
         except Exception as failure:
             self.fail(failure)
         finally:
+            self._calls.close()
             self._source.close()  # in any case: a member that is gone without a word holds its partitions
 
     def _work_alone(self) -> None:

@@ -12,6 +12,7 @@ from streamserve.batch import RecordBatch, TopicPartition
 from streamserve.errors import EngineError, SinkError
 from streamserve.testing import MemoryBroker, MemoryTransaction
 from streamserve.worker import loop
+from streamserve.worker.calls import PollCalls
 from tests.memory import Gate, doubled, exactly_once, fill, seen, topics, until, worker
 
 P0, P1 = TopicPartition("events", 0), TopicPartition("events", 1)
@@ -185,6 +186,46 @@ def test_an_engine_that_fails_ends_the_worker(broker, delivery):
         running.join()
     assert running.failure is error
     assert set(seen(broker)) == set(range(FIRST))
+
+
+def test_an_engine_that_fails_while_a_rewind_is_asked_for_ends_the_worker_at_once(broker, monkeypatch):
+    """Else the commit thread waits a minute for a poll thread that is gone, and the slot's end for the commit thread."""
+    error, lost = EngineError("device lost", retryable=True), FIRST + 100
+    refuses, committing, entered, asked = (threading.Event() for _ in range(4))
+    askers, run, commit = [], PollCalls.run, MemoryTransaction.commit
+
+    def refused(transaction, positions, metadata):
+        if refuses.is_set():
+            committing.set()
+            assert entered.wait(20)
+            raise RETRYABLE
+        commit(transaction, positions, metadata)
+
+    def function(inputs):
+        if inputs["in"].max() >= lost:
+            entered.set()
+            assert asked.wait(20)
+            raise error
+        return doubled(inputs)
+
+    def late(calls, call, **options):
+        askers.append(threading.current_thread())
+        asked.set()
+        until(running.worker._finished.is_set)
+        return run(calls, call, **options)
+
+    with alone(broker, function, delivery={"commit_interval_ms": 2, "commit_min_interval_ms": 0}) as running:
+        has_begun(running, broker)
+        monkeypatch.setattr(PollCalls, "run", late)
+        monkeypatch.setattr(MemoryTransaction, "commit", refused)
+        refuses.set()
+        fill(broker, 4, start=FIRST)
+        assert committing.wait(20)
+        fill(broker, 1, start=lost)
+        running.join()
+    assert running.failure is error
+    (asker,) = askers
+    assert not asker.is_alive()
 
 
 def test_a_commit_that_hangs_leads_to_a_paused_source_and_not_to_a_thread_that_hangs(broker, monkeypatch):

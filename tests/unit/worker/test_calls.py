@@ -91,3 +91,20 @@ def test_without_an_answer_in_time_the_caller_gets_a_retryable_error_and_the_cal
 
 def test_serving_nothing_is_nothing():
     PollCalls().serve()
+
+
+def test_who_waits_for_a_poll_thread_that_ends_is_told():
+    calls = PollCalls()
+    caller = Caller(calls, lambda: None)
+    until(lambda: calls._waiting)
+    calls.close()
+    error = caller.join()
+    assert isinstance(error, SourceError)
+    assert error.retryable
+
+
+def test_a_poll_thread_that_has_ended_is_asked_nothing():
+    calls = PollCalls()
+    calls.close()
+    with pytest.raises(SourceError, match="has ended"):
+        calls.run(lambda: None, timeout_s=20)
