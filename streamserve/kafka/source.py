@@ -9,7 +9,6 @@ Metadata of the group is published in the callbacks and every few polls, newest 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from streamserve.config.start_position import parse_start
 from streamserve.errors import ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, no_broker, source_error
+from streamserve.kafka.leaving import leave_group
 from streamserve.kafka.statistics import KafkaStatistics
 from streamserve.pipeline.assignment import Assignment, tell_out_of_range
 from streamserve.ports import AssignmentListener
@@ -176,10 +176,7 @@ class KafkaSource:
         if self._consumer is None or self._closed:
             return
         self._closed = True
-        closer = threading.Thread(target=self._consumer.close, name="consumer-close", daemon=True)
-        closer.start()
-        closer.join(CLOSE_TIMEOUT_S)
-        if closer.is_alive():
+        if not leave_group(self._consumer, CLOSE_TIMEOUT_S):
             self._log.warning("consumer_close_timeout", timeout_s=CLOSE_TIMEOUT_S)
 
     def _wake(self) -> None:

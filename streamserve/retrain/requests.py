@@ -27,6 +27,7 @@ from streamserve.drift.events import RetrainRequest
 from streamserve.errors import SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import first_error, source_error
+from streamserve.kafka.leaving import leave_group
 from streamserve.kafka.reading import partitions_of, silent_logger
 
 POLL_S = 0.2
@@ -86,7 +87,7 @@ class Requests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close()
+        leave_group(self._consumer)
 
     def next(self, stop: Callable[[], bool], timeout_s: float) -> Request | None:
         """The newest of the requests that have come; None after a time without any. Raises: SourceError."""

@@ -8,7 +8,6 @@ idempotency key says when it is the same again. Blocking client calls run in a t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import random
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from streamserve.clock import Clock
 from streamserve.config.drift_settings import WebhookSettings
 from streamserve.kafka.clients import Properties, with_callbacks
 from streamserve.kafka.errors import first_error
+from streamserve.kafka.leaving import leave_group
 from streamserve.sidecar.sender import Sender
 from streamserve.sidecar.webhooks import Request, request_for
 from streamserve.telemetry.logs import Log
@@ -168,8 +168,7 @@ class Notifier:
     def _close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaException):
-                consumer.close()
+            leave_group(consumer)
 
     def _on_assign(self, consumer: Any, partitions: list[ClientPartition]) -> None:
         """Go on where the group was; a new group starts a little before us, and remembers that.

@@ -508,6 +508,7 @@ def test_closing_gives_the_partitions_back_and_may_be_repeated(two):
     two.source.close()
     assert two.listener.of("revoked") == owned
     assert two.assignment.epochs == {}
+    assert two.listener.threads == {threading.current_thread()}
 
 
 def test_closing_what_was_never_opened_is_nothing(rig):
