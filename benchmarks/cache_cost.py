@@ -42,7 +42,7 @@ def main() -> int:
         costs = Costs(Bench(kafka.bootstrap, Path(folder)), server.url, int(WORKLOADS["mlp"].backlog * options.scale))
         for keys in options.keys:
             costs.run(keys, options.pairs)
-    return 0 if options.dry else verdict(costs.figures)
+    return verdict(costs.figures, kept=not options.dry)
 
 
 class Costs:

@@ -1,8 +1,8 @@
 """The goals: a worker beside the hand-written loop, Kafka to Kafka, taking turns on the same topic.
 
 For every workload (`mlp`: 16 floats, `ffnn`: 784) and format: loop and worker, exactly once and at least once. With
-JSON and exactly once also workers that write a cache, that take samples for drift, and that do both. Ratios are of one
-round; `bounds.toml` says what they should be.
+JSON and exactly once, or everywhere with `--whole`, also workers that write a cache, that take samples for drift, and
+that do both. Ratios are of one round; `bounds.toml` says what they should be.
 """
 
 from __future__ import annotations
@@ -61,21 +61,22 @@ class Goals:
         return self.figures
 
     def _entries(self, topic: Topic) -> list[Entry]:
-        entries = [
+        return [
             Entry(contender=contender, guarantee=guarantee, topic=topic)
             for guarantee in self._options.guarantees
-            for contender in (HandWritten(), self._worker("worker"))
+            for contender in (HandWritten(), *self._workers(topic.workload.format, guarantee))
         ]
-        if topic.workload.format == "json" and "exactly_once" in self._options.guarantees:
-            entries += [
-                Entry(contender=self._worker(name, extra), guarantee="exactly_once", topic=topic)
-                for name, extra in (
-                    ("worker-samples", SAMPLES),
-                    ("worker-cache", self._cache),
-                    ("worker-all", SAMPLES + self._cache),
-                )
-            ]
-        return entries
+
+    def _workers(self, how: Format, guarantee: Guarantee) -> list[Worker]:
+        plain = self._worker("worker")
+        if not self._options.whole and (how, guarantee) != ("json", "exactly_once"):
+            return [plain]
+        return [
+            plain,
+            self._worker("worker-samples", SAMPLES),
+            self._worker("worker-cache", self._cache),
+            self._worker("worker-all", SAMPLES + self._cache),
+        ]
 
     def _worker(self, name: str, extra: str = "") -> Worker:
         slowed_us = self._options.slowed
@@ -90,12 +91,12 @@ class Goals:
             for worker in [name for name in runs if name.startswith(f"{guarantee}.worker")]:
                 self.figures[f"{case}.{worker}_over_loop.cpu"] = cpu_ratios(runs, worker, loop)
                 self.figures[f"{case}.{worker}_over_loop.throughput"] = throughput_ratios(runs, worker, loop)
-        plain = "exactly_once.worker"
-        if f"{plain}-samples" in runs:
-            self.figures[f"{case}.{plain}-samples_over_worker.cpu"] = cpu_ratios(runs, f"{plain}-samples", plain)
+            plain = f"{guarantee}.worker"
+            if f"{plain}-samples" in runs:
+                self.figures[f"{case}.{plain}-samples_over_worker.cpu"] = cpu_ratios(runs, f"{plain}-samples", plain)
         if len(self._options.guarantees) == 2:
             self.figures[f"{case}.worker.exactly_once_over_at_least_once.throughput"] = throughput_ratios(
-                runs, plain, "at_least_once.worker"
+                runs, "exactly_once.worker", "at_least_once.worker"
             )
 
 
@@ -105,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--guarantees", nargs="+", default=GUARANTEES, choices=GUARANTEES)
+    parser.add_argument("--whole", action="store_true", help="cache and samples with every format and guarantee")
     parser.add_argument(
         "--slowed", type=float, metavar="MICROSECONDS", help="make the worker so much slower an event; keeps no results"
     )

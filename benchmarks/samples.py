@@ -73,9 +73,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
         figures = Costs(Bench(kafka.bootstrap, Path(folder)), kafka.bootstrap, options).run()
-    if options.dry:
-        return 0
-    return verdict(figures)
+    return verdict(figures, kept=not options.dry)
 
 
 class Costs:

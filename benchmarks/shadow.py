@@ -71,9 +71,7 @@ def main() -> int:
             measured = Case(Bench(kafka.bootstrap, Path(folder) / str(rate)), kafka.bootstrap, rate, options).run()
             for name, values in measured.items():
                 figures[f"shadow.mlp.{rate}.{name}"] = values
-    if options.dry:
-        return 0
-    return verdict(figures)
+    return verdict(figures, kept=not options.dry)
 
 
 class Case:

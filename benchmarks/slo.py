@@ -31,7 +31,7 @@ from confluent_kafka import Producer
 from benchmarks import models
 from benchmarks.broker import Bench
 from benchmarks.open_loop import Reader, Sent, send, until_first
-from benchmarks.results import keep, say
+from benchmarks.results import say, verdict
 from benchmarks.running import Metrics, Slot, free_port, wait_for
 from benchmarks.workloads import PARTITIONS, Workload
 from streamserve.demo.local_kafka import LocalKafka
@@ -213,7 +213,7 @@ def consumed(port: int) -> float:
 
 
 def main() -> int:
-    """Run and print everything, keep the results."""
+    """Run, print, keep the results, compare with the bounds. Returns: 3 when a bound falls."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=12.0, help="of each steady run")
     parser.add_argument("--stall", type=float, default=10.0)
@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--stall-load", type=float, default=0.5)
     parser.add_argument("--policies", nargs="*", default=["process", "dead_letter", "fallback"])
     parser.add_argument("--layers", type=int, default=8, help="of the model: more is slower")
+    parser.add_argument("--dry", action="store_true", help="keep no results")
     options = parser.parse_args()
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as path, LocalKafka() as kafka:
@@ -249,8 +250,7 @@ def main() -> int:
             engine = f"slo_ms: {GOAL_MS}, late: {policy}{more}"
             seconds, found = scene.stall(engine, rate, options.stall / 2, options.after / 2)
             say(f"stall {options.stall / 2:.0f} s, late: {policy:11} caught up in {seconds:.1f} s  {found}")
-    keep(figures)
-    return 0
+    return verdict(figures, kept=not options.dry)
 
 
 if __name__ == "__main__":

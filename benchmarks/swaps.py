@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from benchmarks import models
 from benchmarks.measure import end
 from benchmarks.open_loop import Reader
-from benchmarks.results import compare, keep
+from benchmarks.results import verdict
 from streamserve.config.loading import load
 from streamserve.demo.local_kafka import LocalKafka
 from streamserve.demo.local_process import free_ports
@@ -226,7 +226,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=2000)
     parser.add_argument("--niceness", type=int, help="of the thread that loads, instead of the worker's own")
     parser.add_argument("--only", choices=["small", "large"])
-    parser.add_argument("--no-keep", action="store_true", help="do not append to results.jsonl")
+    parser.add_argument("--dry", action="store_true", help="keep no results")
     options = parser.parse_args()
     sizes = {"small": (64, 64), "large": (1024, 1024, 1024)}
     figures: dict[str, list[float]] = {}
@@ -234,11 +234,7 @@ def main() -> int:
         for name, layers in sizes.items():
             if options.only in {None, name}:
                 figures |= run(kafka.bootstrap, Path(folder), options, name, layers)
-    if not options.no_keep and options.niceness is None:
-        keep(figures)
-    fallen = compare(figures)
-    print("\n".join(fallen) or "all bounds kept")
-    return 3 if fallen else 0
+    return verdict(figures, kept=not options.dry and options.niceness is None)
 
 
 if __name__ == "__main__":
