@@ -19,12 +19,16 @@ QUIET_S = 0.02
 """A poll that has found nothing for so long: no callback is waiting."""
 
 
+SHORTEST_CLOSE_S = 1.0
+"""The least that closing may take, whatever came before."""
+
+
 def leave_group(consumer: Any, timeout_s: float = 10.0) -> bool:
     """Hear what is revoked, on this thread, and close. Records that come meanwhile are dropped, uncommitted.
 
     Args:
-        consumer: a `confluent_kafka.Consumer`, subscribed or not.
-        timeout_s: how long each of the two may take.
+        consumer: a `confluent_kafka.Consumer` that subscribed, or has no partitions.
+        timeout_s: how long both may take together, callbacks aside.
 
     Returns:
         Whether it was closed in time; a thread of its own goes on otherwise.
@@ -35,18 +39,19 @@ def leave_group(consumer: Any, timeout_s: float = 10.0) -> bool:
             consumer.close()
 
     closer = threading.Thread(target=close, name="consumer-close", daemon=True)
+    deadline_s = time.monotonic() + timeout_s
     try:
-        _end_subscription(consumer, timeout_s)
+        _end_subscription(consumer, deadline_s)
     finally:
         closer.start()
-        closer.join(timeout_s)
+        closer.join(max(SHORTEST_CLOSE_S, deadline_s - time.monotonic()))
     return not closer.is_alive()
 
 
-def _end_subscription(consumer: Any, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    with contextlib.suppress(KafkaException):
-        consumer.unsubscribe()
-        while time.monotonic() < deadline_s:
-            if consumer.poll(QUIET_S) is None and not consumer.assignment():
-                return
+def _end_subscription(consumer: Any, deadline_s: float) -> None:
+    left = False
+    with contextlib.suppress(KafkaException):  # a client that is fatally ill can only be closed
+        while not left and time.monotonic() < deadline_s:
+            consumer.unsubscribe()  # every time: in the middle of a rebalance it is only noted down for later
+            with contextlib.suppress(KafkaException):  # raised by a callback
+                left = consumer.poll(QUIET_S) is None and not consumer.assignment()

@@ -258,8 +258,10 @@ class Worker:
         except Exception as failure:
             self.fail(failure)
         finally:
-            self._source.close()  # in any case: a member that is gone without a word holds its partitions
-            self._calls.close()  # last: leaving the group may still commit what stands written
+            try:
+                self._source.close()  # in any case: a member that is gone without a word holds its partitions
+            finally:
+                self._calls.close()  # last: leaving the group may still commit what stands written
 
     def _work_alone(self) -> None:
         """Poll, score and write a batch on this thread, once it would be written at once, or while they come full."""

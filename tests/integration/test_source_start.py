@@ -1,7 +1,8 @@
-"""Where partitions start on a real broker: what the port's contract leaves to Kafka."""
+"""How partitions start and leave on a real broker: what the port's contract leaves to Kafka."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -80,6 +81,24 @@ def test_a_partition_that_left_while_paused_is_read_when_it_comes_back(rig):
     rig.produce(*({"partition": n % 2} for n in range(20)))
     fresh = set()
     first.poll_until(lambda: fresh.update(p for p, offset in first.early if offset >= 10) or fresh == {0, 1})
+
+
+@pytest.mark.parametrize("polls", [0, 1], ids=["unheard", "begun"])
+def test_a_member_that_closes_in_the_middle_of_a_rebalance_gives_everything_back(rig, polls):
+    """A client that is closed there may wait for ever for an answer from a thread of its own that has ended."""
+    rig.create(2)
+    rig.produce(*({"partition": n % 2} for n in range(20)))
+    first = rig.member().open()
+    first.poll(20)
+    owned = set(first.assignment.epochs)
+    second = rig.member().open()
+    second.source.poll(1, 1.5)  # the first one's next heartbeat says that there is a rebalance
+    for _ in range(polls):
+        first.source.poll(1, 0.1)
+    first.source.close()
+    assert first.listener.of("revoked") == owned
+    assert first.listener.threads == {threading.current_thread()}
+    second.poll_until(lambda: set(second.assignment.epochs) == owned)
 
 
 def test_batches_stay_below_the_smallest_limit_of_the_output_topics(kafka):

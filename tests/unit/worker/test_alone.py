@@ -99,7 +99,8 @@ def test_after_some_quick_batches_the_poll_thread_scores(broker, delivery, monke
     exactly_once(broker, FIRST + 400)
 
 
-def test_a_slow_engine_is_given_back_to_its_own_thread(broker, delivery, quick_within):
+def test_a_slow_engine_is_given_back_to_its_own_thread(broker, delivery, quick_within, monkeypatch):
+    monkeypatch.setattr(loop, "FULL_WAIT_S", 20.0)
     scorers = Scorers()
     with alone(broker, scorers, delivery=delivery) as running:
         has_begun(running, broker)
