@@ -181,7 +181,10 @@ class Sidecar:
 
     def _beside(self, address: str) -> list[Coroutine[object, object, None]]:
         """Jobs that the drift path does not wait for."""
-        session = {"session.timeout.ms": self._client["session_timeout_ms"]}
+        session = {
+            "session.timeout.ms": self._client["session_timeout_ms"],
+            "heartbeat.interval.ms": self._client["heartbeat_interval_ms"],  # the default is as long as a short session
+        }
         notifiers = [
             Notifier(
                 {**reader_properties(self._settings, group=group_of(self._settings.pipeline, webhook)), **session},

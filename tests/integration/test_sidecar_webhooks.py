@@ -101,6 +101,7 @@ def test_alerts_of_an_outage_are_sent_once_it_is_over_once_each_and_in_order(kaf
         assert headers["Authorization"] == "Bearer secret"
         assert orjson.loads(body)["incident"] == "m-1"
         assert "secret" not in sidecar.log
+        assert "SESSTMOUT" not in sidecar.log  # it stays a member for as long as it waits
 
 
 def test_a_webhook_that_hangs_holds_up_neither_merging_nor_the_other_webhook(kafka, tmp_path, receiver):
