@@ -15,15 +15,14 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
+CLOSE_TIMEOUT_S = 10.0
 QUIET_S = 0.02
 """A poll that has found nothing for so long: no callback is waiting."""
-
-
 SHORTEST_CLOSE_S = 1.0
 """The least that closing may take, whatever came before."""
 
 
-def leave_group(consumer: Any, timeout_s: float = 10.0) -> bool:
+def leave_group(consumer: Any, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
     """Hear what is revoked, on this thread, and close. Records that come meanwhile are dropped, uncommitted.
 
     Args:

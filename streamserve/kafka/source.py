@@ -30,14 +30,13 @@ from streamserve.config.start_position import parse_start
 from streamserve.errors import ContractError, SourceError
 from streamserve.kafka.clients import consumer_properties, with_callbacks
 from streamserve.kafka.errors import FORBIDDEN, UNREADABLE, first_error, no_broker, source_error
-from streamserve.kafka.leaving import leave_group
+from streamserve.kafka.leaving import CLOSE_TIMEOUT_S, leave_group
 from streamserve.kafka.statistics import KafkaStatistics
 from streamserve.pipeline.assignment import Assignment, tell_out_of_range
 from streamserve.ports import AssignmentListener
 from streamserve.telemetry.logs import Log
 
 REQUEST_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 10.0
 WAKE_TIMEOUT_S = 0.2
 PUBLISH_S = 0.02
 """How old published group metadata may be. The call holds the interpreter's lock while it waits for the client's own
@@ -176,7 +175,7 @@ class KafkaSource:
         if self._consumer is None or self._closed:
             return
         self._closed = True
-        if not leave_group(self._consumer, CLOSE_TIMEOUT_S):
+        if not leave_group(self._consumer):
             self._log.warning("consumer_close_timeout", timeout_s=CLOSE_TIMEOUT_S)
 
     def _wake(self) -> None:

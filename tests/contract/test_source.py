@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 import time
 
@@ -20,6 +19,7 @@ from streamserve.kafka.source import KafkaSource
 from streamserve.pipeline.assignment import Assignment
 from streamserve.telemetry.logs import Log
 from streamserve.testing import MemoryBroker, MemorySource, memory_settings
+from tests.pipelines import free_port
 from tests.services import create_topic, produce, unique
 
 TIMEOUT_S = 30
@@ -165,7 +165,7 @@ class OnKafka:
 
     def member(self, *, topic=None, start="beginning", reachable=True):
         properties = {
-            "bootstrap.servers": self.bootstrap if reachable else f"127.0.0.1:{closed_port()}",
+            "bootstrap.servers": self.bootstrap if reachable else f"127.0.0.1:{free_port()}",
             "topic.metadata.refresh.interval.ms": 500,
             "max.poll.interval.ms": 2000,
         }
@@ -197,12 +197,6 @@ class OnKafka:
     def close(self):
         for member in self.members:
             member.source.close()
-
-
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(params=["memory", "classic", "consumer"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamserve.kafka.source import CLOSE_TIMEOUT_S
+from streamserve.kafka.leaving import CLOSE_TIMEOUT_S
 from streamserve.worker.child import Exit
 from streamserve.worker.supervisor import SlotName, SupervisorSettings, slot_names
 
